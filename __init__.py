@@ -1,0 +1,1 @@
+"""fedrec: federated, privacy-preserving recommendation with a meta-learned policy."""

@@ -1,0 +1,1 @@
+"""The coordinator: Flower Strategy, reply gate, round loop, checkpoints and ServerApp."""
