@@ -105,6 +105,7 @@ class Interactions:
 
     def check_catalogue(self, size: int) -> None:
         """Refuse an item outside a catalogue of ``size`` rows."""
-        if len(self) and not (0 <= int(self.items.min()) and int(self.items.max()) < size):
-            found = int(self.items.min()) if int(self.items.min()) < 0 else int(self.items.max())
+        outside = self.items[(self.items < 0) | (self.items >= size)]
+        if len(outside):
+            found = int(outside[0])
             raise DataError(f"expected item rows in [0, {size}), got {found}; import the log with its own item table")

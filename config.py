@@ -1,0 +1,362 @@
+"""One frozen, validated schema for every run: TOML file, ``--set key=value`` and Flower's run config all end here.
+
+Sections that may change a result are ``data`` .. ``evaluation``; ``engine`` holds the knobs that may change speed only and
+is left out of :meth:`Config.fingerprint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError
+
+Unit = Literal["none", "interaction", "user", "both"]
+StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
+FastWeight = Literal["taste", "latent", "temperature"]
+
+
+def _none_from_text(value: object) -> object:
+    """Flower's run config has no null: the text "none" (or "") stands for it."""
+    return None if value in ("none", "") else value
+
+
+def _list_from_text(value: object) -> object:
+    """Flower's run config has no lists: a JSON text stands for one."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        return json.loads(value)
+    return value
+
+
+Optional = BeforeValidator(_none_from_text)
+Listed = BeforeValidator(_list_from_text)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Which interactions, and what counts as a positive one."""
+
+    name: str = "ml-100k"
+    """A registered or imported data set: ml-100k, ml-1m, synthetic, or the name given to ``fedrec data import``."""
+    positive_threshold: Annotated[float | None, Optional] = None
+    """Keep only interactions whose reward is at least this (4 for the rating >= 4 protocol); none keeps all."""
+    holdout: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of devices that never train; the cold-start curve is measured on them."""
+    text_buckets: int = Field(default=0, ge=0)
+    """Hash buckets for n-grams of item titles among the content features; 0 leaves titles out."""
+    devices: int = Field(default=1000, ge=1)
+    """Devices of the synthetic world (other data sets bring their own)."""
+    items: int = Field(default=500, ge=2)
+    """Catalogue size of the synthetic world."""
+    interactions: int = Field(default=20, ge=1)
+    """Mean interactions a device in the synthetic world."""
+
+
+class PolicyConfig(_Section):
+    """What is learned: ``pi(a | s)``, a softmax over the catalogue."""
+
+    state: StateEncoder = "history"
+    """State encoder: none, personal (a vector that never leaves the device), history (mean), gru, transformer."""
+    content: bool = True
+    """Project content features into the item encoder and give each device a taste vector over them."""
+    ids: bool = True
+    """A free embedding for every item."""
+    bias: bool = True
+    """A free bias for every item (learned popularity)."""
+    user_features: bool = False
+    """Add a projection of the device's features to the state (not covered by unit ``interaction``)."""
+    dim: int = Field(default=16, ge=1)
+    """Width of item embeddings and of the state."""
+    history_length: int = Field(default=50, ge=1)
+    """Most recent interactions that the state sees."""
+    fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
+    """Fast weights: adapted by K local steps from their meta-learned start."""
+    init_scale: float = Field(default=0.1, gt=0)
+    """Standard deviation of the initial embeddings, times 1 / sqrt(dim)."""
+
+
+class LocalConfig(_Section):
+    """Adaptation on a device: K local steps from the initialization."""
+
+    steps: int = Field(default=5, ge=1)
+    """K, the number of local steps on the fast weights."""
+    lr: float = Field(default=0.5, gt=0)
+    """Step size of the fast weights."""
+    slow_lr: float = Field(default=1.0, ge=0)
+    """Step size of the one step that slow weights take, where the fast weights arrived."""
+    windows: int = Field(default=8, ge=1)
+    """Training examples cut from a device's log (history policies): each predicts one window from what precedes it."""
+    baseline: float = 0.0
+    """Reward baseline b of the policy gradient ``-w (r - b) log pi(a | s)``."""
+    weight_cap: float = Field(default=10.0, gt=0)
+    """Cap of the importance weights, where the log has propensities."""
+    reward: Literal["one", "value"] = "one"
+    """``one``: every logged interaction is a positive with reward 1; ``value``: the logged reward itself."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Pull of the fast weights back to their start, a step (proximal term)."""
+
+
+class PrivacyConfig(_Section):
+    """What it costs. Give ``epsilon`` and the noise is found, or ``noise_multiplier`` and epsilon is told."""
+
+    unit: Unit = "user"
+    """Privacy unit: none, interaction (local DP-SGD), user (central), both."""
+    epsilon: Annotated[float | None, Optional] = Field(default=8.0, gt=0)
+    """Target epsilon over the whole run; none when ``noise_multiplier`` is given."""
+    noise_multiplier: Annotated[float | None, Optional] = Field(default=None, gt=0)
+    """Standard deviation of the noise divided by the sensitivity."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """Delta of (epsilon, delta)-differential privacy."""
+    accountant: Literal["rdp", "prv", "gdp"] = "rdp"
+    """Opacus accountant that states epsilon; gdp is an approximation."""
+    clip: float = Field(default=0.5, gt=0)
+    """S: L2 bound of a device's whole update (units user and both)."""
+    example_clip: float = Field(default=0.5, gt=0)
+    """C: L2 bound of one example's gradient (units interaction and both)."""
+    sample_rate: float = Field(default=1.0, gt=0, le=1)
+    """Poisson rate at which a local step samples the device's examples (unit interaction)."""
+    expected_batch: float = Field(default=16.0, gt=0)
+    """B: the public divisor of a local step's summed gradients (unit interaction)."""
+    max_participations: int = Field(default=10, ge=1)
+    """Rounds that a device may take part in during its life (unit interaction)."""
+    scales: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
+    """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.unit != "none" and (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError(
+                "expected exactly one of privacy.epsilon and privacy.noise_multiplier; set the other to none"
+            )
+        return self
+
+
+class ServerConfig(_Section):
+    """The coordinator's loop and its Reptile step."""
+
+    rounds: int = Field(default=40, ge=1)
+    """Rounds of the federation."""
+    participation: float = Field(default=1.0, gt=0, le=1)
+    """Poisson rate at which devices are drawn each round."""
+    outer_lr: float = Field(default=1.0, gt=0)
+    """Step size of the Reptile step."""
+    outer_optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
+    """Outer optimizer: post-processing of the noisy mean update."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Outer momentum (also Adam's first decay)."""
+    decay: Literal["none", "linear"] = "linear"
+    """Schedule of ``outer_lr`` over the rounds."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the running average of initializations that is served; 0 serves the last one."""
+    deadline: Annotated[float | None, Optional] = Field(default=None, gt=0)
+    """Seconds after which a round goes on without the missing replies."""
+    patience: Annotated[int | None, Optional] = Field(default=None, ge=1)
+    """Stop after this many validations without a better one (not private); none never stops."""
+    nodes: int = Field(default=1, ge=1)
+    """Flower nodes among which a simulation divides its devices."""
+
+
+class EvaluationConfig(_Section):
+    """How the policy is judged; nothing here is private, all of it is a simulation's diagnostic."""
+
+    every: int = Field(default=5, ge=1)
+    """Validate after every so many rounds (and after the last)."""
+    ks: Annotated[tuple[int, ...], Listed] = (5, 10, 20)
+    """Cut-offs of hit rate, NDCG and coverage."""
+    negatives: int = Field(default=99, ge=1)
+    """Negatives of the sampled protocol, reported beside full ranking."""
+    metric: str = "ndcg@10"
+    """Validation metric (full ranking, served policy) on which the round is chosen."""
+    serve_steps: int = Field(default=10, ge=0)
+    """Noise-free local steps on the fast weights before serving."""
+    serve_lr: float = Field(default=0.5, gt=0)
+    """Step size of those steps."""
+    cold_start: Annotated[tuple[int, ...], Listed] = (0, 1, 2, 5, 10, 20)
+    """Interactions seen, for the cold-start curve on held-out devices."""
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples over devices for the 95 % intervals."""
+    baselines: bool = True
+    """Compute the baselines, the jointly trained initialization (K = 1) included."""
+
+
+class EngineConfig(_Section):
+    """Knobs that may change speed and never a result; not part of the fingerprint."""
+
+    kind: Literal["cohort", "reference"] = "cohort"
+    """``cohort`` adapts many devices in batched tensors, ``reference`` one device after the other on Opacus."""
+    chunk: int = Field(default=64, ge=1)
+    """Devices adapted in one batch: bounds memory."""
+    threads: int = Field(default=0, ge=0)
+    """Torch threads; 0 leaves torch's own choice."""
+
+
+class Config(_Section):
+    """A whole run. ``Config()`` is the default of ``make simulate``."""
+
+    seed: int = Field(default=0, ge=0)
+    """Root of every derived random stream."""
+    data: DataConfig = DataConfig()
+    """Which interactions."""
+    policy: PolicyConfig = PolicyConfig()
+    """What is learned."""
+    local: LocalConfig = LocalConfig()
+    """How a device adapts."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """What it costs."""
+    server: ServerConfig = ServerConfig()
+    """How the federation runs."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How it is judged."""
+    engine: EngineConfig = EngineConfig()
+    """Speed only."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Validate nested ``values``; raises :class:`ConfigError` with one sentence a mistake."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_sentence(cls, item) for item in error.errors())) from None
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Config:
+        """Build from dotted keys, as Flower's ``run_config`` has them; foreign keys (``fedrec.*`` aside) raise."""
+        nested: dict[str, Any] = {}
+        for key, value in values.items():
+            _assign(nested, key, value)
+        return cls.from_mapping(nested)
+
+    def flat(self) -> dict[str, bool | float | int | str]:
+        """Dotted keys with plain values (null as "none", lists and maps as JSON): Flower's ``run_config`` form."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that may change a result (``engine`` left out)."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"engine"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def updated(self, **dotted: Any) -> Config:
+        """A copy with keys replaced; write dots as double underscores: ``updated(privacy__epsilon=2.0)``."""
+        nested = self.model_dump()
+        for key, value in dotted.items():
+            _assign(nested, key.replace("__", "."), value)
+        return self.from_mapping(nested)
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML that :func:`load_config` reads back to an equal one."""
+        values = self.model_dump(mode="json")
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+        for section, body in values.items():
+            if isinstance(body, dict):
+                lines += ["", f"[{section}]"] + [f"{key} = {_toml(value)}" for key, value in body.items()]
+        return "\n".join(lines) + "\n"
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file and apply ``key=value`` overrides.
+
+    Args:
+        path: TOML file; none starts from the defaults.
+        overrides: texts such as ``privacy.epsilon=2``; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named), a value is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"expected a readable TOML file at {path}, got {error.strerror}; check the path"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"expected TOML in {path}, got a syntax error: {error}") from None
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"expected --set key=value, got {override!r}; for example --set privacy.epsilon=2")
+        _assign(values, key.strip(), _value(text.strip()))
+    return Config.from_mapping(values)
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(nested: dict[str, Any], key: str, value: object) -> None:
+    """Set dotted ``key`` in ``nested``; maps such as ``privacy.scales`` may be set entry by entry."""
+    *sections, last = key.split(".")
+    for depth, section in enumerate(sections):
+        inner = nested.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"expected {'.'.join(sections[: depth + 1])} to be a section, got {inner!r}")
+        nested = inner
+    nested[last] = value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, bool | float | int | str]]:
+    for key, value in values.items():
+        name = prefix + key
+        if isinstance(value, dict) and not prefix:
+            yield from _flatten(value, name + ".")
+        elif value is None:
+            yield name, "none"
+        elif isinstance(value, (list, dict)):
+            yield name, json.dumps(value)
+        else:
+            yield name, value
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, (str, bool)):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _known_keys(kind, f"{prefix}{name}.")
+        keys.append(prefix + name)
+    return keys
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    """One pydantic error as one sentence: expected, found, what to do."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(model), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else "; see docs/configuration.md for the known ones"
+        return f"unknown configuration key {key}{hint}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    context = error.get("ctx", {})
+    for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+        if name in context and error["type"].startswith(("greater", "less")):
+            return f"expected {key} {sign} {context[name]:g}, got {error['input']!r}"
+    if error["type"] == "literal_error":
+        return f"expected {key} to be one of {context['expected']}, got {error['input']!r}"
+    wanted = error["type"].removesuffix("_type").removesuffix("_parsing").replace("_", " ")
+    return f"expected {key} to be of type {wanted}, got {error['input']!r}"
