@@ -1,1 +1,4 @@
-"""What it costs: clipping, noise, DP-SGD on Opacus, accounting and the ledger. Knows neither recommenders nor Flower."""
+"""What it costs: clipping, noise, DP-SGD on Opacus, accounting, the ledger.
+
+Knows neither recommenders nor Flower: tensors with names come in, tensors with names and a cost come out.
+"""

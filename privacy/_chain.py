@@ -1,0 +1,256 @@
+"""The ledger's storage: SQLite rows, append-only, each hashed over its content and the row before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FedrecError, LedgerError
+from .accounting import Charge
+
+_FORMAT = 1
+_BUSY_SECONDS = 60.0
+_SCHEMA = (
+    "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL)",
+    "CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
+    "CREATE TRIGGER no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A debit of ``charge`` from ``accounts`` under ``key``, or (no charge) the note that ``key`` was released."""
+
+    key: str
+    charge: Charge | None = None
+    joined: str = ""
+    """Account names, one a line: a row may hold a hundred thousand."""
+
+    @property
+    def accounts(self) -> list[str]:
+        """The names of the accounts debited."""
+        return self.joined.split("\n") if self.joined else []
+
+    def body(self) -> str:
+        """The row as it is stored and hashed."""
+        if self.charge is None:
+            return json.dumps({"kind": "settle", "key": self.key})
+        return json.dumps(
+            {"kind": "reserve", "key": self.key, "charge": self.charge.to_dict(), "accounts": self.joined}
+        )
+
+
+def _parse(body: str) -> Row:
+    record = json.loads(body)
+    if record["kind"] == "settle":
+        return Row(record["key"])
+    if record["kind"] != "reserve" or not record["accounts"]:
+        raise ValueError(f"unknown kind {record['kind']!r} or no accounts")
+    return Row(record["key"], Charge.from_dict(record["charge"]), record["accounts"])
+
+
+class Chain:
+    """The open file. Rows are verified as they are read, before anything is built on them."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._heads: list[str] = []
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, Any]) -> Chain:
+        """Write a new file with its first row, the settings."""
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            raise LedgerError(f"a ledger exists at {path} already; open it, a ledger is never started over") from None
+        except OSError as error:
+            raise LedgerError(f"can't create the ledger {path}: {error.strerror}") from None
+        with _storage_errors(path):
+            chain = cls(path, _connect(path))
+            chain._connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                chain._connection.execute(statement)
+            chain._insert(json.dumps({"kind": "settings", "format": _FORMAT, "settings": settings}))
+            chain._connection.execute("COMMIT")
+            chain._write_witness()
+        return chain
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[Chain, dict[str, Any], list[Row]]:
+        """Open, verify and read everything."""
+        if not path.is_file():
+            raise LedgerError(
+                f"the ledger {path} is missing; without it nothing may be trained (recommending still works)"
+            )
+        with _storage_errors(path), _record_errors(path):
+            chain = cls(path, _connect(path))
+            try:
+                witness = chain._read_witness()  # before the rows: another process may append meanwhile
+                chain._check_file()
+                bodies = chain._read()
+                chain._check_witness(*witness)
+                return chain, _settings(bodies), [_parse(body) for body in bodies[1:]]
+            except BaseException:
+                chain.close()
+                raise
+
+    @property
+    def head(self) -> str:
+        """Hash of the last row read."""
+        return self._heads[-1]
+
+    @property
+    def count(self) -> int:
+        """Number of rows read."""
+        return len(self._heads)
+
+    def head_at(self, count: int) -> str | None:
+        """The head when the chain had ``count`` rows, ``None`` if it never had."""
+        return self._heads[count - 1] if 0 < count <= len(self._heads) else None
+
+    def tail(self) -> list[Row]:
+        """Rows that others appended since the last look."""
+        with _storage_errors(self._path), _record_errors(self._path):
+            return [_parse(body) for body in self._read()]
+
+    @contextmanager
+    def exclusive(self) -> Iterator[list[Row]]:
+        """Hold the write lock: yields what others appended; commits at the end, durably, or nothing at all."""
+        with _storage_errors(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                rows = self.tail()
+                seen = self.count
+                yield rows
+                self._connection.execute("COMMIT")
+            except (FedrecError, ValueError) as error:
+                if isinstance(error, LedgerError):
+                    self.close()
+                else:
+                    self._connection.execute("ROLLBACK")
+                    del self._heads[seen:]
+                raise
+            except BaseException:  # whether the rows are on disk is not known: only a fresh ``open`` may go on
+                self.close()
+                raise
+            if self.count > seen:
+                self._write_witness()
+
+    def append(self, row: Row) -> None:
+        """Add a row within ``exclusive``."""
+        self._insert(row.body())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _insert(self, body: str) -> None:
+        digest = _digest(self._heads[-1] if self._heads else "", body)
+        self._connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (self.count, body, digest))
+        self._heads.append(digest)
+
+    def _read(self) -> list[str]:
+        """Bodies of the rows after those known, each checked against the chain."""
+        bodies = []
+        query = "SELECT sequence, body, hash FROM entries WHERE sequence >= ? ORDER BY sequence"
+        for sequence, body, stored in self._connection.execute(query, (self.count,)):
+            digest = _digest(self._heads[-1] if self._heads else "", body)
+            if sequence != self.count or digest != stored:
+                raise LedgerError(f"the ledger {self._path} was altered at row {self.count}; do not train on it")
+            self._heads.append(digest)
+            bodies.append(body)
+        return bodies
+
+    def _check_file(self) -> None:
+        result = self._connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if result != "ok":
+            raise LedgerError(f"the ledger {self._path} is damaged ({result}); do not train on it")
+        schema = {sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if schema != set(_SCHEMA):
+            raise LedgerError(f"the file {self._path} is not a ledger of this format, or its guards were removed")
+        lowest = self._connection.execute("SELECT min(sequence) FROM entries").fetchone()[0]
+        if lowest != 0:
+            raise LedgerError(f"the ledger {self._path} was altered: its first rows are missing; do not train on it")
+
+    def _read_witness(self) -> tuple[int, str]:
+        path = _witness_path(self._path)
+        try:
+            count, head = path.read_text(encoding="ascii").split()
+            return int(count), head
+        except (OSError, ValueError):
+            raise LedgerError(
+                f"the witness {path} of the ledger is missing or unreadable; do not train on that ledger"
+            ) from None
+
+    def _check_witness(self, count: int, head: str) -> None:
+        if self.head_at(count) != head:
+            raise LedgerError(
+                f"the ledger {self._path} was rolled back: its witness has seen {count} rows that are not there; "
+                "restore the newer copy, or do not train on it"
+            )
+
+    def _write_witness(self) -> None:
+        """Replace the witness atomically. Another process may have written a later one: an earlier one is valid too."""
+        target = _witness_path(self._path)
+        draft = target.with_name(f"{target.name}.{os.getpid()}")
+        with open(draft, "w", encoding="ascii") as file:
+            file.write(f"{self.count} {self.head}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _witness_path(path: Path) -> Path:
+    return path.with_name(path.name + ".witness")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _digest(previous: str, body: str) -> str:
+    return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
+
+
+def _settings(bodies: list[str]) -> dict[str, Any]:
+    record = json.loads(bodies[0])
+    if record.get("kind") != "settings" or record.get("format") != _FORMAT:
+        raise ValueError(f"expected settings of format {_FORMAT} in the first row")
+    settings: dict[str, Any] = record["settings"]
+    return settings
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Turn storage errors into one sentence that says what may not happen now."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"the ledger {path} can't be used ({error}); nothing may be released on it") from error
+
+
+@contextmanager
+def _record_errors(path: Path) -> Iterator[None]:
+    """Turn whatever an unreadable record causes into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise LedgerError(
+            f"the ledger {path} holds a record that can't be read ({error}); do not train on it"
+        ) from error

@@ -1,0 +1,71 @@
+"""The sentence that stands wherever an epsilon is printed, stored or plotted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .._validate import non_negative, probability
+from .accounting import Accountant
+
+NEIGHBOURS: dict[str, str] = {
+    "user": "add or remove one device (zero-out)",
+    "interaction": "add or remove one interaction of one device",
+}
+_LABELS = {
+    "rdp": "RDP accountant",
+    "prv": "PRV accountant",
+    "gdp": "GDP accountant (approximation, may underestimate)",
+    "gaussian": "exact Gaussian accountant",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """An epsilon with all that gives it meaning."""
+
+    epsilon: float
+    """Cost over all the rounds stated."""
+    delta: float
+    unit: Literal["interaction", "user"]
+    """What one neighbour differs in."""
+    accountant: Accountant
+    sampler: str
+    """How a release's sample is drawn, in words ("Poisson, rate 0.25")."""
+    noise_multiplier: float
+    """Noise over sensitivity (0 when no noise was added: epsilon is then infinite)."""
+    clip: float
+    """The l2 bound on one unit's contribution."""
+    rounds: int
+    """Releases paid for: rounds of the federation, or of one device under unit ``interaction``."""
+    seeded: bool
+    """True if the noise came from a seeded stream: whoever knows the seed can remove it."""
+    neighbours: str = ""
+    """The neighbouring relation; filled in from the unit."""
+
+    def __post_init__(self) -> None:
+        if self.unit not in NEIGHBOURS:
+            raise ValueError(f"expected unit 'interaction' or 'user', got {self.unit!r}; state each unit by itself")
+        if math.isnan(self.epsilon) or self.epsilon < 0:
+            raise ValueError(f"expected epsilon >= 0, got {self.epsilon!r}")
+        probability("delta", self.delta, open_right=True)
+        non_negative("noise_multiplier", self.noise_multiplier)
+        object.__setattr__(self, "neighbours", self.neighbours or NEIGHBOURS[self.unit])
+
+    def sentence(self) -> str:
+        """One line for logs, tables and captions."""
+        text = (
+            f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g}, unit {self.unit} ({self.neighbours}), "
+            f"{_LABELS[self.accountant]}, sampler: {self.sampler}, noise multiplier {self.noise_multiplier:.4g}, "
+            f"clip {self.clip:g}, {self.rounds} round{'' if self.rounds == 1 else 's'}"
+        )
+        return text + ("; simulation only: the noise was seeded" if self.seeded else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary: every field and the sentence."""
+        return asdict(self) | {"sentence": self.sentence()}
+
+
+NO_PRIVACY = "no privacy: unit none, nothing is clipped or noised and epsilon is infinite"
+"""What is printed in place of a statement under unit ``none``."""
