@@ -1,0 +1,83 @@
+"""Before a run: epsilon given, noise found; noise given, epsilon told; with the sentence that belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .._validate import at_least, positive, probability
+from .accounting import Accountant, Charge, epsilon, find_noise_multiplier
+from .statement import PrivacyStatement
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A mechanism and what it costs over a lifetime."""
+
+    noise_multiplier: float
+    per_round: Charge
+    """What one round debits."""
+    statement: PrivacyStatement
+    """Epsilon after all planned rounds."""
+
+
+def plan(
+    unit: Literal["interaction", "user"],
+    *,
+    rounds: int,
+    sample_rate: float,
+    clip: float,
+    delta: float,
+    steps: int = 1,
+    target_epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+    accountant: Accountant = "rdp",
+    seeded: bool = False,
+) -> Plan:
+    """Plan one unit; for ``both`` plan each and print two statements.
+
+    Args:
+        unit: ``user``: each round releases one noised sum over devices. ``interaction``: each round in which a device
+            takes part is a number of DP-SGD steps on that device. The server knows who takes part, so the draw of
+            devices amplifies nothing under ``interaction``.
+        rounds: releases of the federation (user), or the most rounds a device ever takes part in (interaction).
+        sample_rate: Poisson rate of the devices (user), or of the examples on a device (interaction).
+        clip: l2 bound on one device's update (user), or on one example's gradient (interaction).
+        delta: in (0, 1); to mean anything, well below one over the number of units.
+        steps: releases per round: 1 (user), DP-SGD steps (interaction).
+        target_epsilon: find the noise for this epsilon over all rounds; give this or ``noise_multiplier``.
+        noise_multiplier: tell the epsilon for this noise.
+        accountant: see ``accounting.epsilon``.
+        seeded: the noise will be reproducible (simulation only).
+
+    Raises:
+        ValueError: both or none of target_epsilon and noise_multiplier, or a number out of range.
+    """
+    at_least("rounds", rounds, 1)
+    at_least("steps", steps, 1)
+    positive("clip", clip)
+    if target_epsilon is not None and noise_multiplier is None:
+        noise_multiplier = find_noise_multiplier(target_epsilon, delta, sample_rate, rounds * steps, accountant)
+    elif target_epsilon is not None or noise_multiplier is None:
+        raise ValueError(
+            f"expected either target_epsilon or noise_multiplier, got {target_epsilon!r} and {noise_multiplier!r}"
+        )
+    per_round = Charge(noise_multiplier, sample_rate, steps)
+    statement = PrivacyStatement(
+        epsilon=epsilon([(per_round, rounds)], delta, accountant),
+        delta=delta,
+        unit=unit,
+        accountant=accountant,
+        sampler=describe_sampler(sample_rate),
+        noise_multiplier=per_round.noise_multiplier,
+        clip=clip,
+        rounds=rounds,
+        seeded=seeded,
+    )
+    return Plan(per_round.noise_multiplier, per_round, statement)
+
+
+def describe_sampler(rate: float) -> str:
+    """The sampler in the words of a statement."""
+    probability("sampling rate", rate)
+    return "everything, every time" if rate == 1 else f"Poisson, rate {rate:.4g}"
