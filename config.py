@@ -1,7 +1,7 @@
 """One frozen, validated schema for every run: TOML file, ``--set key=value`` and Flower's run config all end here.
 
-Sections that may change a result are ``data`` .. ``evaluation``; ``engine`` holds the knobs that may change speed only and
-is left out of :meth:`Config.fingerprint`.
+Sections that may change a result are ``data`` .. ``evaluation``; ``engine`` holds the knobs that may change
+speed only and is left out of :meth:`Config.fingerprint`.
 """
 
 from __future__ import annotations
@@ -68,15 +68,25 @@ class PolicyConfig(_Section):
     state: StateEncoder = "history"
     """State encoder: none, personal (a vector that never leaves the device), history (mean), gru, transformer."""
     content: bool = True
-    """Project content features into the item encoder and give each device a taste vector over them."""
+    """Give each device a taste vector over content features."""
     ids: bool = True
     """A free embedding for every item."""
     bias: bool = True
     """A free bias for every item (learned popularity)."""
     user_features: bool = False
     """Add a projection of the device's features to the state (not covered by unit ``interaction``)."""
+    content_embedding: bool = True
+    """Project content features into the item embedding."""
+    affinity: bool = False
+    """Score the likeness of an item's content to the history's, one weight for each recency scale and feature group."""
+    affinity_init: float = 0.0
+    """Initial weight of the content affinity."""
+    bias_scale: float = Field(default=1.0, gt=0)
+    """Public factor of the bias: a large one learns popularity in few steps."""
     dim: int = Field(default=16, ge=1)
     """Width of item embeddings and of the state."""
+    history_rewards: bool = True
+    """Let the reward of a history entry scale and shift its embedding."""
     history_length: int = Field(default=50, ge=1)
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
@@ -94,8 +104,14 @@ class LocalConfig(_Section):
     """Step size of the fast weights."""
     slow_lr: float = Field(default=1.0, ge=0)
     """Step size of the one step that slow weights take, where the fast weights arrived."""
+    rates: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
+    """Factor on the step size of single parameters, by name."""
     windows: int = Field(default=8, ge=1)
-    """Training examples cut from a device's log (history policies): each predicts one window from what precedes it."""
+    """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
+    horizon: int = Field(default=1, ge=1)
+    """Targets of a position: the next so many entries (history policies, units none and user)."""
+    exclude_history: bool = False
+    """Leave the history out of the candidates while training, as serving leaves out what was seen."""
     baseline: float = 0.0
     """Reward baseline b of the policy gradient ``-w (r - b) log pi(a | s)``."""
     weight_cap: float = Field(default=10.0, gt=0)
@@ -270,7 +286,8 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         overrides: texts such as ``privacy.epsilon=2``; values are TOML, bare words are strings.
 
     Raises:
-        ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named), a value is wrong.
+        ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named) or a value is
+            wrong.
     """
     values: dict[str, Any] = {}
     if path is not None:

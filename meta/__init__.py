@@ -1,1 +1,4 @@
-"""What is learned: the policy, its objective, adaptation and the Reptile step. Knows torch, not Flower and not privacy."""
+"""What is learned: the policy, its objective, adaptation and the Reptile step.
+
+Knows torch, neither Flower nor privacy.
+"""

@@ -1,0 +1,89 @@
+"""Adaptation: K local steps from the initialization, at two speeds, giving an update that may leave the device.
+
+Fast weights take K gradient steps. Slow weights take one, together with the K-th of the fast ones, so that their
+gradient is taken where the fast weights arrived. With K = 1 this is one step of federated SGD on all parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import LocalConfig
+from .examples import Examples
+from .objective import device_loss
+from .policy import Named, Parameters, Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What K local steps give.
+
+    Attributes:
+        update: ``theta - phi`` of the shared parameters; not yet clipped, must not leave as it is.
+        personal: the personal parameters after the steps; never leave.
+    """
+
+    update: Named
+    personal: Named
+
+
+def adapt(policy: Policy, start: Parameters, examples: Examples, settings: LocalConfig) -> Adaptation:
+    """Adapt one device from ``start`` (shared and personal parameters together), without privacy noise.
+
+    Pure and free of data-dependent control flow: it also runs under ``torch.func.vmap``.
+
+    Args:
+        policy: the policy.
+        start: every parameter of the policy.
+        examples: the device's examples; with none present the update is zero.
+        settings: K, step sizes, objective.
+    """
+    fast = descend(policy, start, examples, settings, steps=settings.steps - 1)
+    gradients = loss_gradient(policy, {**start, **fast}, tuple(policy.specs), examples, settings)
+    moved = {}
+    for name, gradient in gradients.items():
+        here = fast.get(name, start[name])
+        pull = settings.weight_decay * (here - start[name]) if name in fast else 0.0
+        moved[name] = here - step_size(policy, settings, name) * (gradient + pull)
+    return Adaptation(
+        update={name: moved[name] - start[name] for name in policy.names(scope="shared")},
+        personal={name: moved[name] for name in policy.names(scope="personal")},
+    )
+
+
+def descend(policy: Policy, start: Parameters, examples: Examples, settings: LocalConfig, *, steps: int) -> Named:
+    """The fast weights (personal ones included) after ``steps`` gradient steps from ``start``, slow ones fixed."""
+    names = policy.names(speed="fast")
+    fast = {name: start[name] for name in names}
+    if not names:
+        return fast
+    for _ in range(steps):
+        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings)
+        fast = {
+            name: here
+            - step_size(policy, settings, name) * (gradients[name] + settings.weight_decay * (here - start[name]))
+            for name, here in fast.items()
+        }
+    return fast
+
+
+def loss_gradient(
+    policy: Policy, parameters: Parameters, names: tuple[str, ...], examples: Examples, settings: LocalConfig
+) -> dict[str, Tensor]:
+    """Gradient of the device's mean loss with respect to the named parameters."""
+
+    def loss(chosen: Mapping[str, Tensor]) -> Tensor:
+        return device_loss(policy, {**parameters, **chosen}, examples, settings)
+
+    gradients: dict[str, Tensor] = torch.func.grad(loss)({name: parameters[name] for name in names})
+    return gradients
+
+
+def step_size(policy: Policy, settings: LocalConfig, name: str) -> float:
+    """Local step size of one parameter: fast or slow, times its own rate where one is set."""
+    base = settings.lr if policy.specs[name].speed == "fast" else settings.slow_lr
+    return base * settings.rates.get(name, 1.0)

@@ -1,0 +1,57 @@
+"""The objective: an importance-weighted policy gradient on logged feedback.
+
+    loss = - mean over targets of  w * (r - b) * log pi(a | s),   w = min(pi(a | s) / p, cap)
+
+with ``p`` the logging policy's propensity and ``w`` held constant in the gradient (REINFORCE off policy, Chen et al.
+2019, eq. 4, with capped weights). A log without propensities has ``w = 1``: the log-likelihood of positives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import LocalConfig
+from .examples import Examples
+from .policy import Parameters, Policy, State
+
+
+def example_losses(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
+    """The loss of every example, ``[examples]``; an absent example's is zero.
+
+    Args:
+        policy: the policy.
+        parameters: its parameters by name.
+        examples: one device's examples.
+        settings: baseline, weight cap, reward rule.
+    """
+    log_policy = _log_policy(policy, parameters, examples, settings)
+    chosen = log_policy.gather(-1, examples.targets.clamp(min=0))
+    valid = (examples.targets >= 0).to(chosen.dtype)
+    advantage = examples.rewards if settings.reward == "value" else torch.ones_like(examples.rewards)
+    weights = valid * (advantage - settings.baseline)
+    ratio = (chosen.detach().exp() / examples.propensities.clamp(min=1e-12)).clamp(max=settings.weight_cap)
+    weights = weights * torch.where(examples.propensities > 0, ratio, torch.ones_like(ratio))
+    return -(weights * chosen).sum(-1) / valid.sum(-1).clamp(min=1)
+
+
+def device_loss(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
+    """Mean loss over the examples that are present, a scalar; zero for a device without any."""
+    losses = example_losses(policy, parameters, examples, settings)
+    return (losses * examples.present).sum() / examples.present.sum().clamp(min=1)
+
+
+def _log_policy(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
+    """``log pi`` with the history left out of the candidates where the settings say so (targets always stay in)."""
+    state = State(examples.history, examples.levels, examples.user)
+    scores = policy.scores(parameters, state)
+    if settings.exclude_history and policy.sees_history:
+        blocked = torch.zeros(scores.shape[0], policy.items + 1)
+        blocked = blocked.scatter(1, _or_last(examples.history, policy.items), -1e9)
+        blocked = blocked.scatter(1, _or_last(examples.targets, policy.items), 0.0)
+        scores = scores + blocked[:, : policy.items]
+    return torch.log_softmax(scores, dim=-1)
+
+
+def _or_last(rows: Tensor, items: int) -> Tensor:
+    return torch.where(rows >= 0, rows, items)

@@ -1,0 +1,253 @@
+"""The policy ``pi(a | s)``: a softmax over the catalogue of item encoder x state encoder, and its parameters' roles.
+
+    score(a | s) = bias[a] + content(a) . taste + affinity(s, a) + <E(a), u(s) + latent + user features @ user>
+    E(a)         = content(a) @ content + ids[a]
+    affinity     = sum over recency scales and feature groups of weight * <content of the history, content(a)>
+
+Every term but one is optional. A policy is a frozen description plus pure functions over named tensors: parameters
+travel separately, so that one device, a batch of devices and one example's gradient all run the same lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..config import PolicyConfig
+from ..errors import PolicyError
+from . import state as encoders
+from .interactions import Catalogue
+
+Named = dict[str, Tensor]
+Parameters = Mapping[str, Tensor]
+Speed = Literal["fast", "slow"]
+Scope = Literal["shared", "personal"]
+
+LEVELS = 5
+"""Levels into which rewards of the history are binned for the reward-aware history."""
+
+
+class State(NamedTuple):
+    """What the policy looks at.
+
+    Attributes:
+        history: catalogue rows, oldest first, -1 pads on the left, int64 ``[batch, length]``.
+        levels: reward level of each history entry, int64 ``[batch, length]`` in ``[0, LEVELS)``.
+        user: the device's features, float32 ``[user_features]``.
+    """
+
+    history: Tensor
+    levels: Tensor
+    user: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSpec:
+    """Name, shape and role of one parameter tensor.
+
+    ``fast`` ones take K local steps, ``slow`` ones a single one where the fast ones arrived; ``personal`` ones never
+    leave the device, ``shared`` ones do, as updates.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    speed: Speed
+    scope: Scope
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Policy:
+    """A policy over a fixed, public catalogue.
+
+    Attributes:
+        settings: which terms there are, and which weights are fast.
+        features: public content features, float32 ``[items, features]``.
+        group_of: the feature group of every column, int64 ``[features]``, for the content affinity.
+        user_width: number of device features.
+    """
+
+    settings: PolicyConfig
+    features: Tensor
+    group_of: Tensor
+    user_width: int = 0
+
+    @classmethod
+    def for_catalogue(cls, settings: PolicyConfig, catalogue: Catalogue, user_width: int = 0) -> Policy:
+        """A policy over ``catalogue``.
+
+        Raises:
+            PolicyError: the settings leave no term at all, or need features that the catalogue has not.
+        """
+        group_of = torch.zeros(catalogue.features.shape[1], dtype=torch.int64)
+        for number, group in enumerate(catalogue.groups):
+            group_of[group.start : group.stop] = number
+        features = torch.tensor(catalogue.features, dtype=torch.float32)
+        policy = cls(settings=settings, features=features, group_of=group_of, user_width=user_width)
+        policy._check()
+        return policy
+
+    def _check(self) -> None:
+        settings = self.settings
+        if not (settings.content or settings.ids or settings.bias):
+            raise PolicyError("expected a policy with content, ids or bias, got none of them; switch one on")
+        if settings.content and self.features.shape[1] == 0:
+            raise PolicyError("expected content features for policy.content, got a catalogue without; set it to false")
+        if "taste" in settings.fast and not settings.content:
+            raise PolicyError(
+                "expected policy.content for the fast weight taste, got false; take it out of policy.fast"
+            )
+
+    @property
+    def items(self) -> int:
+        """Catalogue size."""
+        return int(self.features.shape[0])
+
+    @property
+    def embeds(self) -> bool:
+        """Whether there is an item encoder ``E(a)`` at all."""
+        uses = self.settings.state != "none" or "latent" in self.settings.fast or self._sees_user
+        return uses and self.settings.dim > 0 and (self.settings.content_embedding or self.settings.ids)
+
+    @property
+    def _sees_user(self) -> bool:
+        return self.settings.user_features and self.user_width > 0
+
+    @property
+    def sees_history(self) -> bool:
+        """Whether the state holds other interactions of the device: decides how examples may be built."""
+        return self.settings.state in ("history", "gru", "transformer") or self.settings.affinity
+
+    @cached_property
+    def specs(self) -> dict[str, ParameterSpec]:
+        """Every parameter tensor by name, in sorted order."""
+        settings, dim, width = self.settings, self.settings.dim, int(self.features.shape[1])
+        shapes: dict[str, tuple[int, ...]] = {}
+        if settings.bias:
+            shapes["bias"] = (self.items,)
+        if settings.content:
+            shapes["taste"] = (width,)
+        if settings.affinity:
+            shapes["affinity"] = (len(encoders.SCALES), int(self.group_of.max()) + 1)
+        if "temperature" in settings.fast:
+            shapes["temperature"] = (1,)
+        if self.embeds:
+            shapes |= self._embedding_shapes(dim, width)
+        return {name: self._spec(name, shapes[name]) for name in sorted(shapes)}
+
+    def _embedding_shapes(self, dim: int, width: int) -> dict[str, tuple[int, ...]]:
+        settings = self.settings
+        shapes: dict[str, tuple[int, ...]] = {"latent": (dim,)}
+        if settings.ids:
+            shapes["ids"] = (self.items, dim)
+        if settings.content_embedding:
+            shapes["content"] = (width, dim)
+        if self._sees_user:
+            shapes["user"] = (self.user_width, dim)
+        if settings.state == "personal":
+            shapes["personal"] = (dim,)
+        if settings.state in ("history", "gru", "transformer"):
+            shapes |= encoders.encoder_shapes(settings.state, dim, settings.history_length)
+            if settings.history_rewards:
+                shapes |= {"state.reward_gain": (LEVELS,), "state.reward_shift": (LEVELS, dim)}
+        return shapes
+
+    def _spec(self, name: str, shape: tuple[int, ...]) -> ParameterSpec:
+        fast = name in self.settings.fast or name == "personal"
+        return ParameterSpec(
+            name=name,
+            shape=shape,
+            speed="fast" if fast else "slow",
+            scope="personal" if name == "personal" else "shared",
+        )
+
+    def names(self, *, speed: Speed | None = None, scope: Scope | None = None) -> tuple[str, ...]:
+        """Sorted names of the parameters with that speed and scope."""
+        chosen = self.specs.values()
+        return tuple(s.name for s in chosen if speed in (None, s.speed) and scope in (None, s.scope))
+
+    def initial(self, generator: torch.Generator) -> Named:
+        """A first initialization: small random embeddings, everything else neutral. Float32, CPU."""
+        return {name: self._initial(spec, generator) for name, spec in self.specs.items()}
+
+    def _initial(self, spec: ParameterSpec, generator: torch.Generator) -> Tensor:
+        scale = self.settings.init_scale
+        if spec.name == "state.log_scale":
+            return torch.log(torch.tensor(encoders.SCALES))
+        if spec.name == "state.mix":
+            return torch.eye(spec.shape[1]).expand(spec.shape).clone()
+        if spec.name == "affinity":
+            return torch.full(spec.shape, self.settings.affinity_init)
+        if spec.name in ("ids", "content", "personal", "state.position"):
+            return torch.randn(spec.shape, generator=generator) * scale
+        if spec.name.startswith("state.") and len(spec.shape) >= 2 and spec.name not in _NEUTRAL:
+            return torch.randn(spec.shape, generator=generator) / math.sqrt(spec.shape[-2])
+        return torch.zeros(spec.shape)
+
+    def schema(self) -> str:
+        """Fingerprint of names, shapes, roles and settings: two sides that agree on it can exchange updates."""
+        roles = [(spec.name, spec.shape, spec.speed, spec.scope) for spec in self.specs.values()]
+        text = repr((self.settings.model_dump_json(), roles))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def scores(self, parameters: Parameters, state: State) -> Tensor:
+        """Unnormalised log-probabilities of every item, ``[batch, items]``."""
+        settings = self.settings
+        total = torch.zeros(state.history.shape[0], self.items)
+        if settings.bias:
+            total = total + settings.bias_scale * parameters["bias"]
+        if settings.content:
+            total = total + self.features @ parameters["taste"]
+        if settings.affinity:
+            total = total + self._affinity(parameters["affinity"], state) @ self.features.T
+        if self.embeds:
+            embedding = self.item_embedding(parameters)
+            total = total + self.encode_state(parameters, state, embedding) @ embedding.T
+        if "temperature" in parameters:
+            total = total * torch.exp(parameters["temperature"])
+        return total
+
+    def log_policy(self, parameters: Parameters, state: State) -> Tensor:
+        """``log pi(a | s)`` over the whole catalogue, ``[batch, items]``."""
+        return torch.log_softmax(self.scores(parameters, state), dim=-1)
+
+    def item_embedding(self, parameters: Parameters) -> Tensor:
+        """``E(a)`` of every item, ``[items, dim]``."""
+        if not self.settings.content_embedding:
+            return parameters["ids"]
+        projected = self.features @ parameters["content"]
+        return projected + parameters["ids"] if self.settings.ids else projected
+
+    def encode_state(self, parameters: Parameters, state: State, embedding: Tensor) -> Tensor:
+        """``u(s)`` with everything that is added to it, ``[batch, dim]``."""
+        total = parameters["latent"].expand(state.history.shape[0], -1)
+        if self._sees_user:
+            total = total + state.user @ parameters["user"]
+        if self.settings.state == "personal":
+            return total + parameters["personal"]
+        if self.settings.state == "none":
+            return total
+        mask = (state.history >= 0).to(embedding.dtype)
+        embedded = functional.embedding(state.history.clamp(min=0), embedding)
+        if self.settings.history_rewards:
+            gain = 1 + parameters["state.reward_gain"][state.levels]
+            embedded = embedded * gain[..., None] + parameters["state.reward_shift"][state.levels]
+        return total + encoders.encode(self.settings.state, parameters, embedded * mask[..., None], mask)
+
+    def _affinity(self, weights: Tensor, state: State) -> Tensor:
+        """Recency-weighted content of the history, each feature group with its own weight, ``[batch, features]``."""
+        mask = (state.history >= 0).to(self.features.dtype)
+        recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
+        content = functional.embedding(state.history.clamp(min=0), self.features)
+        means = torch.einsum("sbl,blf->sbf", recency, content)
+        return torch.einsum("sbf,sf->bf", means, weights[:, self.group_of])
+
+
+_NEUTRAL = ("state.norm", "state.gate_bias", "state.reward_gain", "state.reward_shift", "state.log_scale")
