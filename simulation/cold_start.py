@@ -20,6 +20,7 @@ from .data.dataset import Dataset
 from .intervals import bootstrap_interval, paired_interval
 from .metrics import Floats, Ints, multi_relevant_metrics
 from .seen import chosen_devices, seen_mask
+from .summary import ColdStartCurves
 
 POINTS = (0, 1, 2, 5, 10, 20)
 
@@ -86,8 +87,8 @@ def evaluate_cold_start(
     reference: str | None = None,
     seed: int = 0,
     block: int = 512,
-) -> dict[str, Any]:
-    """NDCG@k of every scorer at every point, as the ``cold_start`` section of a summary (``summary.ColdStartCurves``).
+) -> ColdStartCurves:
+    """NDCG@k of every scorer at every point, as the ``cold_start`` section of a summary.
 
     Args:
         scorers: label -> policy.

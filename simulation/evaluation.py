@@ -23,6 +23,7 @@ from .metrics import (
     DEFAULT_KS,
     Floats,
     Ints,
+    Ranks,
     exposure,
     list_metrics,
     ranking_metrics,
@@ -31,6 +32,7 @@ from .metrics import (
     top_k,
 )
 from .seen import Which, chosen_devices, seen_mask, seen_range, training_counts
+from .summary import ProtocolResult
 
 
 class Scorer(Protocol):
@@ -57,6 +59,8 @@ class Evaluation:
         protocol: what each held-out item was ranked against, in words.
         which: ``valid`` or ``test``.
         devices: the devices asked, int64 ``[devices]``.
+        items: size of the catalogue.
+        ranks: expected 0-based rank of the held-out item, float64 ``[devices]``, NaN where a device has none.
         per_device: metric -> float64 ``[devices]``, NaN where a device has no held-out item.
         aggregate: metric -> mean over devices with its bootstrap interval.
         lists: coverage, mean popularity and Gini index at every k; empty with sampled negatives.
@@ -66,6 +70,8 @@ class Evaluation:
     protocol: str
     which: Which
     devices: Ints
+    items: int
+    ranks: Floats
     per_device: Mapping[str, Floats]
     aggregate: Mapping[str, Interval]
     lists: Mapping[str, float]
@@ -85,8 +91,8 @@ class Evaluation:
         """The intervals of ``metrics`` as text."""
         return [str(self.aggregate[name]) for name in metrics]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-device values, JSON-able: see ``summary.ProtocolResult``."""
+    def to_dict(self) -> ProtocolResult:
+        """Everything but the per-device values, JSON-able."""
         return {
             "protocol": self.protocol,
             "which": self.which,
@@ -132,17 +138,18 @@ def evaluate_scores(
     """
     chosen = chosen_devices(dataset, devices)
     targets = _targets(dataset, split, which, chosen)
-    parts: list[dict[str, Floats]] = []
+    parts: list[Ranks] = []
     exposures = {k: np.zeros(dataset.items_count, dtype=np.int64) for k in ks}
     for first in range(0, len(chosen), block):
         part = slice(first, first + block)
         scores = _scores(scorer, chosen[part], dataset.items_count)
         seen = seen_mask(dataset, *seen_range(dataset, split, which, chosen[part]))
         rivals = None if negatives is None else torch.from_numpy(negatives[chosen[part]])
-        parts.append(ranking_metrics(target_ranks(scores, targets[part], seen, rivals), ks))
+        parts.append(target_ranks(scores, targets[part], seen, rivals))
         if negatives is None:
             _count_lists(scores, seen, targets[part] >= 0, exposures)
-    per_device = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    ranks = Ranks.join(parts)
+    per_device = ranking_metrics(ranks, ks)
     if negatives is None and popularity is None:
         popularity = training_counts(dataset, split)
     lists = {} if popularity is None or negatives is not None else _lists(exposures, popularity)
@@ -150,6 +157,8 @@ def evaluate_scores(
         protocol=_protocol(dataset, which, negatives),
         which=which,
         devices=chosen,
+        items=dataset.items_count,
+        ranks=ranks.expected,
         per_device=per_device,
         aggregate=bootstrap_intervals(per_device, seed),
         lists=lists,

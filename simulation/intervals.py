@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._streams import numpy_stream
+from .summary import IntervalDict
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +41,7 @@ class Interval:
     devices: int
     left_out: int
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> IntervalDict:
         """``mean``, ``low`` and ``high`` as plain numbers."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 

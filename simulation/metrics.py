@@ -42,6 +42,15 @@ class Ranks:
         """0-based rank averaged over random orders of the ties, float64 ``[devices]``; NaN without a held-out item."""
         return np.where(self.above < 0, np.nan, self.above + self.ties / 2.0)
 
+    @classmethod
+    def join(cls, parts: Sequence[Ranks]) -> Ranks:
+        """The ranks of several blocks of devices, one after the other."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(
+            above=np.concatenate([none, *(part.above for part in parts)]),
+            ties=np.concatenate([none, *(part.ties for part in parts)]),
+        )
+
 
 def target_ranks(
     scores: Tensor, targets: Tensor, excluded: Tensor | None = None, candidates: Tensor | None = None

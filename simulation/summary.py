@@ -1,0 +1,121 @@
+"""What ``summary.json`` holds: written by a run, read by the report, the terminal table and the benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+SERVED = "meta-learned, served"
+UNADAPTED = "meta-learned, unadapted"
+JOINT = "jointly trained, served"
+LOCAL_ONLY = "local-only"
+POPULARITY = "popularity"
+DP_POPULARITY = "DP popularity"
+RANDOM = "random"
+
+
+class IntervalDict(TypedDict):
+    """A mean over devices and the ends of its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class ProtocolResult(TypedDict):
+    """One policy on one protocol: ``Evaluation.to_dict()``."""
+
+    protocol: str
+    which: Literal["valid", "test"]
+    devices: int
+    left_out: int
+    metrics: dict[str, IntervalDict]
+    lists: dict[str, float]
+
+
+class Result(TypedDict):
+    """One row of the table."""
+
+    kind: Literal["ours", "baseline", "ceiling"]
+    full: ProtocolResult
+    sampled99: NotRequired[ProtocolResult]
+    ratings: NotRequired[dict[str, IntervalDict]]
+    note: NotRequired[str]
+    """What the row needs to be read right, such as the statement of DP popularity."""
+
+
+class ColdStartCurves(TypedDict):
+    """``cold_start.evaluate_cold_start``: metric against interactions seen, on devices that never trained."""
+
+    points: list[int]
+    metric: str
+    devices: int
+    left_out: int
+    reference: str | None
+    curves: dict[str, list[IntervalDict]]
+    differences: dict[str, list[IntervalDict]]
+    """Label -> reference minus label, paired by device, at every point."""
+
+
+class DeviceDistribution(TypedDict):
+    """``diagnostics.device_distribution``: how a metric spreads over devices. Not private: simulation only."""
+
+    metric: str
+    found_within: dict[str, Any]
+    """``k``: list lengths; ``curves``: label -> share of devices whose held-out item is in the first k."""
+    activity: dict[str, Any]
+    """``groups``: texts such as "20-31"; ``devices``: counts; ``curves``: label -> interval of each group."""
+
+
+class PopularityBias(TypedDict):
+    """``diagnostics.popularity_bias``: who gets recommended. Deciles go from least to most popular items."""
+
+    k: int
+    train: list[float]
+    """Share of training interactions in each decile."""
+    recommended: dict[str, list[float]]
+    """Label -> share of recommendations in each decile."""
+
+
+class Summary(TypedDict):
+    """One run. Everything is JSON-able; fields that are not required are left out of the report when missing."""
+
+    name: str
+    dataset: dict[str, Any]
+    """Must have ``name``, ``devices``, ``items``, ``interactions``; further numbers and texts are shown as they are."""
+    config: dict[str, Any]
+    """Section -> key -> value."""
+    unit: Literal["none", "interaction", "user", "both"]
+    privacy: list[dict[str, Any]]
+    """``PrivacyStatement.to_dict()`` of each unit, cost of the whole run; empty under unit ``none``."""
+    rounds: int
+    """Rounds that ran."""
+    chosen_round: int
+    """The round whose initialization is served, chosen on validation."""
+    seconds: float
+    served: str
+    """The label in ``results`` that the headline is about."""
+    results: dict[str, Result]
+    differences: NotRequired[dict[str, dict[str, IntervalDict]]]
+    """Label -> metric -> served minus label, paired by device, full ranking."""
+    validation_reference: NotRequired[dict[str, dict[str, float]]]
+    """Label -> metric -> value on validation, drawn as a level in the learning curve."""
+    cold_start: NotRequired[ColdStartCurves]
+    distribution: NotRequired[DeviceDistribution]
+    popularity_bias: NotRequired[PopularityBias]
+    refused: NotRequired[dict[str, int]]
+    """Reason -> device-rounds that a device refused, such as an exhausted budget."""
+    quarantined: NotRequired[dict[str, int]]
+    """Reason -> replies that the gate did not let count."""
+    environment: NotRequired[dict[str, Any]]
+
+
+class MetricsRow(TypedDict):
+    """One line of ``metrics.jsonl``."""
+
+    round: int
+    participants: int
+    epsilon: dict[str, float]
+    """Unit -> epsilon spent up to and including this round."""
+    validation: dict[str, float] | None
+    seconds: float
+    update_norm: NotRequired[float]
