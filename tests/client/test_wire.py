@@ -1,0 +1,296 @@
+import json
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fedrec._streams import torch_stream
+from fedrec.client import wire
+from fedrec.client.app import make_client_app
+from fedrec.client.wire import TrainOrder, TrainReply, WireVersionError
+from fedrec.errors import PrivacyError, WireError
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+GOLDEN = Path(__file__).with_name("wire_v1.json")
+
+
+def order(**changes):
+    phi = {"items": torch.arange(6, dtype=torch.float32).reshape(2, 3), "temperature": torch.tensor(0.5)}
+    values = {"round": 3, "phi": phi, "schema": "s1", "devices": np.array([0, 4, 9]), "run": "r1"}
+    return TrainOrder(**(values | changes))
+
+
+def reply(**changes):
+    update = {"items": torch.full((2, 3), -1.5), "temperature": torch.tensor(2.0)}
+    values = {"round": 3, "schema": "s1", "update": update, "devices": 2, "refused": 1}
+    return TrainReply(**(values | changes))
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def layout(records):
+    """Every record, field and byte of a message, readable and exact."""
+    shown = {}
+    for name, record in records.items():
+        if isinstance(record, ConfigRecord):
+            shown[name] = {k: [type(v).__name__, v.hex() if isinstance(v, bytes) else v] for k, v in record.items()}
+        else:
+            shown[name] = {k: [a.dtype, list(a.shape), a.stype, a.data.hex()] for k, a in record.items()}
+    return shown
+
+
+def messages():
+    return {
+        "order": wire.encode_order(order()),
+        "order to a single device": wire.encode_order(order(devices=None)),
+        "reply": wire.encode_reply(reply()),
+        "refusal": wire.encode_reply(reply(status="refused", update={}, devices=0, refused=3)),
+        "error": wire.encode_reply(TrainReply(0, "", "error", reason="wire-version")),
+        "hello": wire.encode_hello(),
+    }
+
+
+def test_the_layout_is_the_golden_one():
+    assert {name: layout(records) for name, records in messages().items()} == json.loads(GOLDEN.read_text())
+
+
+def test_orders_and_replies_come_back_as_they_went():
+    for sent in (order(), order(devices=None)):
+        got = wire.decode_order(wire.encode_order(sent))
+        assert same(got.phi, sent.phi)
+        assert got.devices is None if sent.devices is None else got.devices.tolist() == [0, 4, 9]
+        assert (got.round, got.schema, got.run) == (3, "s1", "r1")
+    for sent in (reply(), reply(status="refused", update={}, devices=0), TrainReply(0, "", "error", reason="OSError")):
+        got = wire.decode_reply(wire.encode_reply(sent))
+        assert same(got.update, sent.update)
+        assert replace(got, update={}) == replace(sent, update={})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shapes=st.dictionaries(
+        st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=8),
+        st.lists(st.integers(0, 4), max_size=3),
+        max_size=4,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_any_named_tensors_come_back_to_the_bit(shapes, seed):
+    generator = torch_stream(seed, "wire")
+    named = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    assert same(wire.decode_named(wire.encode_named(named)), named)
+
+
+def test_non_finite_numbers_travel_for_the_gate_to_see():
+    got = wire.decode_named(wire.encode_named({"w": torch.tensor([float("nan"), float("inf")])}))
+    assert got["w"].isnan().tolist() == [True, False]
+
+
+def test_a_message_survives_flowers_own_serialisation():
+    records = wire.encode_order(order())
+    contents = {key: item.deflate() for key, item in get_all_nested_objects(records).items()}
+    back = inflate_object_from_contents(records.object_id, contents)
+    assert same(wire.decode_order(back).phi, order().phi)
+
+
+def test_decoded_tensors_share_no_memory_with_the_message():
+    records = wire.encode_order(order())
+    wire.decode_order(records).phi["items"].fill_(7.0)
+    assert same(wire.decode_order(records).phi, order().phi)
+
+
+def test_a_reply_says_nothing_private():
+    fields = wire.encode_reply(reply())
+    assert sorted(fields) == ["fedrec", "update"]
+    assert sorted(fields["fedrec"]) == ["devices", "kind", "refused", "round", "schema", "status", "version"]
+
+
+def broken(encode, change):
+    records = encode()
+    change(records)
+    return records
+
+
+def raw(name, value):
+    def change(records):
+        records[name] = value
+
+    return change
+
+
+def array(records, name="items", **fields):
+    record = next(value for value in records.values() if isinstance(value, ArrayRecord))
+    old = record[name]
+    values = {"dtype": old.dtype, "shape": old.shape, "stype": old.stype, "data": old.data} | fields
+    record[name] = Array(**values)
+
+
+def npy(values, **options):
+    stream = BytesIO()
+    np.lib.format.write_array(stream, values, allow_pickle=False, **options)
+    return stream.getvalue()
+
+
+HUGE = npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3), }", b"(1<<40,)}"[:9])
+LYING = npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3), } ", b"(2, 300),}")
+REPLY_FAULTS = {
+    "no fields": (lambda r: r.pop("fedrec"), "expected a config record 'fedrec'"),
+    "fields of another kind": (raw("fedrec", MetricRecord({"version": 1})), "expected a config record"),
+    "an order": (lambda r: r["fedrec"].update(kind="order"), "of kind 'reply', got 'order'"),
+    "an extra record": (raw("metrics", MetricRecord({"loss": 1.0})), r"got \['metrics'\]"),
+    "an extra field": (lambda r: r["fedrec"].update({"num-examples": 7}), "'num-examples' unknown"),
+    "a missing field": (lambda r: r["fedrec"].pop("devices"), "'devices' missing"),
+    "a float count": (lambda r: r["fedrec"].update(devices=2.0), "expected devices to be int, got float"),
+    "a bool count": (lambda r: r["fedrec"].update(devices=True), "expected devices to be int, got bool"),
+    "a negative count": (lambda r: r["fedrec"].update(devices=-2), "expected devices >= 0, got -2"),
+    "an unknown status": (lambda r: r["fedrec"].update(status="fine"), "no other, got status 'fine'"),
+    "a chatty reason": (lambda r: r["fedrec"].update(reason="user 7 watched X"), "one word"),
+    "an update with an error": (lambda r: r["fedrec"].update(status="error"), "no other, got status 'error'"),
+    "no update with ok": (lambda r: r.pop("update"), "with status ok"),
+    "an update of another kind": (raw("update", ConfigRecord({"items": 1})), "expected an array record 'update'"),
+    "doubles": (lambda r: array(r, dtype="float64", data=npy(np.zeros((2, 3)))), "got float64"),
+    "hidden doubles": (lambda r: array(r, data=npy(np.zeros((2, 3)))), "to be float32"),
+    "pickle": (lambda r: array(r, stype="pickle"), "as pickle"),
+    "another shape inside": (lambda r: array(r, data=npy(np.zeros((3, 2), np.float32))), r"float32 \(2, 3\), got"),
+    "a truncated array": (lambda r: array(r, data=r["update"]["items"].data[:-1]), "hold 6 numbers, got 23 bytes"),
+    "an empty array": (lambda r: array(r, data=b""), "in numpy's file format, got ValueError"),
+    "a header that is code": (lambda r: array(r, data=HUGE), "in numpy's file format, got"),
+    "a header that lies": (lambda r: array(r, shape=(2, 300), data=LYING), "hold 600 numbers, got 24 bytes"),
+    "Fortran order": (lambda r: array(r, data=npy(np.asfortranarray(np.ones((2, 3), np.float32)))), "float32"),
+    "numpy format 2": (lambda r: array(r, data=npy(np.ones((2, 3), np.float32), version=(2, 0))), "numpy"),
+}
+
+
+@pytest.mark.parametrize("name", REPLY_FAULTS)
+def test_a_broken_reply_is_one_sentence(name):
+    change, sentence = REPLY_FAULTS[name]
+    with pytest.raises(WireError, match=sentence) as caught:
+        wire.decode_reply(broken(lambda: wire.encode_reply(reply()), change))
+    assert "\n" not in str(caught.value)
+
+
+ORDER_FAULTS = {
+    "round 0": (lambda r: r["fedrec"].update(round=0), "expected round >= 1, got 0"),
+    "no phi": (lambda r: r.pop("phi"), "expected an array record 'phi'"),
+    "half an index": (lambda r: r["fedrec"].update(devices=b"1234567"), "got 7 bytes"),
+    "a device twice": (lambda r: r["fedrec"].update(devices=bytes(16)), r"increasing device indices.*\[0, 0\]"),
+    "no device": (lambda r: r["fedrec"].update(devices=b""), "at least one"),
+    "a negative device": (lambda r: r["fedrec"].update(devices=b"\xff" * 8), r"got \[-1\]"),
+}
+
+
+@pytest.mark.parametrize("name", ORDER_FAULTS)
+def test_a_broken_order_is_one_sentence(name):
+    change, sentence = ORDER_FAULTS[name]
+    with pytest.raises(WireError, match=sentence):
+        wire.decode_order(broken(lambda: wire.encode_order(order()), change))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: wire.encode_order(order(phi={"w": torch.zeros(2, dtype=torch.float64)})), "float64 for 'w'"),
+        (lambda: wire.encode_order(order(devices=np.array([3, 1]))), "increasing"),
+        (lambda: wire.encode_order(order(run="")), "expected run to be set"),
+        (lambda: wire.encode_reply(reply(status="refused")), "nothing to be summed"),
+        (lambda: wire.encode_reply(reply(reason="no, because")), "one word"),
+        (lambda: wire.encode_reply(reply(devices=-1)), ">= 0"),
+        (lambda: wire.encode_reply(reply(status="late")), "got 'late'"),
+    ],
+)
+def test_nothing_malformed_is_sent(make, sentence):
+    with pytest.raises(WireError, match=sentence):
+        make()
+
+
+def test_another_version_is_told_apart():
+    records = wire.encode_reply(reply())
+    records["fedrec"]["version"] = 2
+    records["from the future"] = MetricRecord({"x": 1})
+    with pytest.raises(WireVersionError, match="expected wire version 1, got 2; update the older side"):
+        wire.decode_reply(records)
+    hello = wire.encode_hello()
+    assert wire.decode_hello(hello) == 1
+    hello["fedrec"]["version"] = 9
+    assert wire.decode_hello(hello) == 9
+    with pytest.raises(WireError, match="expected a handshake"):
+        wire.decode_hello(wire.encode_reply(reply()))
+
+
+class Echo:
+    def __init__(self):
+        self.rounds = []
+
+    def train(self, order):
+        self.rounds.append(order.round)
+        if order.round == 13:
+            raise PrivacyError("device 7 of Ada Lovelace")
+        return TrainReply(order.round, order.schema, update=order.phi, devices=1)
+
+
+def ask(app, records, node=5, kind="train"):
+    metadata = Metadata(1, "m1", 1, node, "", "3", 0.0, 1e12, kind)
+    context = Context(1, node, {}, RecordDict(), {})
+    return app(make_message(metadata, records), context)
+
+
+def test_the_client_app_answers_orders_and_keeps_its_participant():
+    built = []
+
+    def factory(context):
+        built.append((context.node_id, Echo()))
+        return built[-1][1]
+
+    app = make_client_app(factory)
+    for number in (1, 2):
+        answer = ask(app, wire.encode_order(order(round=number)))
+        assert isinstance(answer, Message)
+        got = wire.decode_reply(answer.content)
+        assert (got.round, got.status, got.devices) == (number, "ok", 1)
+        assert same(got.update, order().phi)
+    ask(app, wire.encode_order(order()), node=6)
+    assert [node for node, _ in built] == [5, 6]
+    assert built[0][1].rounds == [1, 2]
+
+
+def test_a_failure_on_the_device_is_told_by_class_name_only(caplog):
+    got = wire.decode_reply(ask(make_client_app(lambda context: Echo()), wire.encode_order(order(round=13))).content)
+    assert (got.round, got.schema, got.status, got.reason) == (13, "s1", "error", "PrivacyError")
+    assert got.update == {}
+    assert "Ada" in caplog.text
+
+
+def test_a_failing_factory_and_a_bad_reply_are_errors_too():
+    def failing(context):
+        raise OSError("store")
+
+    class Mute:
+        def train(self, order):
+            return TrainReply(order.round, order.schema, update={"w": torch.zeros(1, dtype=torch.float64)})
+
+    for factory, reason in ((failing, "OSError"), (lambda context: Mute(), "WireError")):
+        got = wire.decode_reply(ask(make_client_app(factory), wire.encode_order(order())).content)
+        assert (got.status, got.reason) == ("error", reason)
+
+
+def test_an_order_of_another_version_gets_a_typed_answer():
+    records = wire.encode_order(order())
+    records["fedrec"]["version"] = 2
+    got = wire.decode_reply(ask(make_client_app(lambda context: Echo()), records).content)
+    assert (got.round, got.status, got.reason) == (3, "error", "wire-version")
+
+
+@pytest.mark.parametrize("kind", ["query", "evaluate"])
+def test_the_handshake_is_answered(kind):
+    answer = ask(make_client_app(lambda context: Echo()), wire.encode_hello(), kind=kind)
+    assert wire.decode_hello(answer.content) == wire.WIRE_VERSION
