@@ -7,6 +7,7 @@ from .build import build_dataset
 from .dataset import Dataset
 from .features import FeatureOptions
 from .fetch import fetch
+from .importing import import_dataset
 from .registry import describe, list_datasets, load
 from .split import Split, filter_positive, held_out_devices, leave_two_out, sample_negatives
 from .synthetic import SyntheticOptions, SyntheticWorld, synthetic
@@ -22,6 +23,7 @@ __all__ = [
     "fetch",
     "filter_positive",
     "held_out_devices",
+    "import_dataset",
     "leave_two_out",
     "list_datasets",
     "load",

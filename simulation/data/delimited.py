@@ -89,13 +89,13 @@ def sniff(path: Path, *, separator: str | None = None) -> TextFormat:
     return TextFormat(separator=separator, quote='"' if separator in (",", ";") else None)
 
 
-def read_header(path: Path, format: TextFormat) -> list[str]:
+def read_header(path: Path, format: TextFormat, *, unique: bool = True) -> list[str]:
     """The names of the columns; for a file without a header ``1``, ``2``, ... for its fields."""
     text, separator = _single(_first_line(path).encode(), format)
     _, fields = next(_records(text, separator, format.quote))
     names = [field.strip() for field in fields] if format.header else [str(n + 1) for n in range(len(fields))]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice and unique:
         raise DataError(f"{path.name} line 1, column {twice[0]}: expected every name once, got it twice; rename one")
     return names
 
@@ -142,7 +142,7 @@ def _first_line(path: Path) -> str:
         raise _unreadable(path, error) from error
     if not first.strip():
         raise DataError(f"{path.name} line 1: expected columns, got an empty line; check the file")
-    return _to_utf8(path, first).decode().removeprefix("\ufeff").rstrip("\r\n")
+    return _to_utf8(path, first).decode().rstrip("\r\n")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -175,7 +175,7 @@ def _to_utf8(path: Path, data: bytes) -> bytes:
         data.decode("utf-8")
     except UnicodeDecodeError:
         return data.decode("latin-1").encode("utf-8")
-    return data
+    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def _single(data: bytes, format: TextFormat) -> tuple[bytes, str]:

@@ -78,8 +78,8 @@ def read_log(pieces: Iterator[Piece], roles: dict[str, str], *, source: str) -> 
     parts: list[dict[str, NDArray[Any]]] = []
     for piece in pieces:
         part: dict[str, NDArray[Any]] = {
-            "users": users.encode(_ids(piece, roles["user"])),
-            "items": items.encode(_ids(piece, roles["item"])),
+            "users": users.encode(ids_of(piece, roles["user"])),
+            "items": items.encode(ids_of(piece, roles["item"])),
             "rewards": _rewards(piece, roles.get("rating")),
         }
         if "timestamp" in roles:
@@ -90,12 +90,11 @@ def read_log(pieces: Iterator[Piece], roles: dict[str, str], *, source: str) -> 
     if not parts:
         raise DataError(f"expected interactions in {source}, got none; check the file")
     columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
-    timestamps = columns.get("timestamps")
     return Log(
         users=columns["users"],
         items=columns["items"],
         rewards=columns["rewards"],
-        timestamps=timestamps,
+        timestamps=columns.get("timestamps"),
         propensities=columns.get("propensities"),
         user_ids=list(users.known),
         item_ids=list(items.known),
@@ -107,7 +106,8 @@ def _first(mask: pl.Series | NDArray[np.bool_]) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def _ids(piece: Piece, column: str) -> pl.Series:
+def ids_of(piece: Piece, column: str) -> pl.Series:
+    """The ids in a column, as text without blanks around them; an empty one is an error."""
     values = piece.frame[column].cast(pl.String).str.strip_chars()
     empty = _first((values.is_null() | (values == "")).fill_null(True).to_numpy())
     if empty is not None:
