@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import gdp as _gdp
@@ -27,11 +26,7 @@ from ..errors import PrivacyError
 PrivacyUnit = Literal["none", "interaction", "user", "both"]
 Accountant = Literal["rdp", "prv", "gdp", "gaussian"]
 
-_ORDERS = (
-    *(1 + 0.02 * 1.2**k for k in range(26)),
-    *(1 + 2 * 1.1**k for k in range(1, 17)),
-    *sorted({float(round(11 * 1.1**k)) for k in range(48)}),
-)
+_ORDERS = (*(1 + 0.02 * 1.6**k for k in range(14)), *(float(round(14 * 1.3**k)) for k in range(17)))
 _PRV_EPSILON_ERROR = 0.002
 _PRV_MAX_MESH = 2**21
 _PRV_MAX_STEPS = 1_000_000
@@ -123,19 +118,35 @@ def _epsilon(history: History, delta: float, accountant: str) -> float:
 
 
 def _rdp_epsilon(history: History, delta: float) -> float:
-    total = sum(_rdp_per_step(charge.noise_multiplier, charge.sample_rate) * charge.steps for charge in history)
+    """RDP at coarse orders, then at ever finer ones around the best: any order gives a valid bound."""
+    orders = list(_ORDERS)
+    bounds = []
+    for _ in range(4):
+        cost, best = _convert(history, orders, delta)
+        bounds.append(math.inf if math.isnan(cost) else cost)
+        index = orders.index(best) if best in orders else 0
+        orders = _finer(orders[max(index - 1, 0)], orders[min(index + 1, len(orders) - 1)])
+    return max(0.0, min(bounds))
+
+
+def _finer(low: float, high: float) -> list[float]:
+    orders = [1 + (low - 1) * ((high - 1) / (low - 1)) ** (k / 6) for k in range(7)]
+    return sorted({order if order < 12 else float(round(order)) for order in orders})
+
+
+def _convert(history: History, orders: Sequence[float], delta: float) -> tuple[float, float]:
+    """Opacus' conversion of the composed RDP: (epsilon, best order)."""
+    total = np.zeros(len(orders))
+    for charge in history:
+        per_step = [_rdp_at(charge.sample_rate, charge.noise_multiplier, order) for order in orders]
+        total += np.array(per_step) * charge.steps
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "the optimal order is the largest": the bound stays valid
-        cost, _ = _rdp.get_privacy_spent(orders=np.array(_ORDERS), rdp=total, delta=delta)
-    return max(0.0, float(cost)) if not math.isnan(cost) else math.inf
+        cost, best = _rdp.get_privacy_spent(orders=np.array(orders), rdp=total, delta=delta)
+    return float(cost), float(best)
 
 
-@lru_cache(maxsize=4096)
-def _rdp_per_step(noise_multiplier: float, sample_rate: float) -> npt.NDArray[np.float64]:
-    costs = [_rdp_at(sample_rate, noise_multiplier, order) for order in _ORDERS]
-    return np.array(costs, dtype=np.float64)
-
-
+@lru_cache(maxsize=65536)
 def _rdp_at(sample_rate: float, noise_multiplier: float, order: float) -> float:
     try:
         return float(_rdp.compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order))

@@ -15,6 +15,7 @@ norm above the clip    scaled to norm clip (Opacus' formula: clip / (norm + 1e-6
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -190,12 +191,7 @@ def example_clip_factors(norms: Tensor, clip: float) -> Tensor:
 
 def nonfinite_examples(per_example_gradients: Mapping[str, Tensor], leading: int = 1) -> Tensor:
     """bool, shape of the ``leading`` dimensions: examples that hold NaN or inf in any parameter."""
-    flags = [
-        ~torch.isfinite(gradient.reshape(*gradient.shape[:leading], -1)).all(dim=-1)
-        if gradient.numel()
-        else torch.zeros(gradient.shape[:leading], dtype=torch.bool)
-        for gradient in per_example_gradients.values()
-    ]
+    flags = [~torch.isfinite(_flat(gradient, leading)).all(dim=-1) for gradient in per_example_gradients.values()]
     return torch.stack(flags).any(dim=0)
 
 
@@ -236,7 +232,7 @@ def dp_sgd_step_batched(
         name: torch.where(_along(keep, gradient), gradient, torch.zeros_like(gradient))
         for name, gradient in scaled.items()
     }
-    norms = torch.stack([g.reshape(*g.shape[:2], -1).norm(2, dim=-1) for g in scaled.values()]).norm(2, dim=0)
+    norms = torch.stack([_flat(g, 2).norm(2, dim=-1) for g in scaled.values()]).norm(2, dim=0)
     factors = example_clip_factors(norms, clip)
     moved = {}
     for name, parameter in parameters.items():
@@ -244,6 +240,10 @@ def dp_sgd_step_batched(
         rate = learning_rates[name] * sensitivity.scale(name)
         moved[name] = parameter - rate * ((summed + noise[name]) / expected_batch_size)
     return moved
+
+
+def _flat(tensor: Tensor, leading: int) -> Tensor:
+    return tensor.reshape(*tensor.shape[:leading], math.prod(tensor.shape[leading:]))
 
 
 def _along(flags: Tensor, tensor: Tensor) -> Tensor:

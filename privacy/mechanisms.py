@@ -16,6 +16,7 @@ no devices          a zero sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -178,7 +179,9 @@ def _clip_factors(stacked: Mapping[str, Tensor], sensitivity: Sensitivity) -> tu
     squares = []
     for name in sorted(stacked):
         tensor = stacked[name]
-        rows = tensor.to(torch.float32).double().reshape(tensor.shape[0], -1) / sensitivity.scale(name)
+        rows = tensor.to(torch.float32).double().reshape(
+            tensor.shape[0], math.prod(tensor.shape[1:])
+        ) / sensitivity.scale(name)
         squares.append((rows * rows).sum(dim=1))
     norms = torch.stack(squares).sum(dim=0).sqrt()
     nonfinite = ~torch.isfinite(norms)
