@@ -1,0 +1,137 @@
+"""The reply gate: nothing that a node sends counts before it was checked. A bad reply is set aside and counted."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message
+
+from ..client.wire import TrainReply, WireVersionError, decode_reply
+from ..errors import WireError
+from ..meta.policy import Named
+from ..privacy.mechanisms import Sensitivity
+
+logger = logging.getLogger(__name__)
+
+NORM_SLACK = 1e-4
+"""Relative excess of a sum's norm over its bound that float32 rounding explains."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A round's replies after the gate."""
+
+    admitted: tuple[TrainReply, ...] = ()
+    """Replies that count, in the order of their node ids: the order of arrival does not matter."""
+    refused: int = 0
+    """Devices that said they have no budget or no consent."""
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    """Number of replies set aside, by reason (sorted)."""
+
+    @property
+    def devices(self) -> int:
+        """Devices whose updates count."""
+        return sum(reply.devices for reply in self.admitted)
+
+
+class _Rejected(Exception):
+    """A reply must not count: a reason to count and a sentence to log."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ReplyGate:
+    """What a round's replies must look like."""
+
+    round: int
+    """The round that is open."""
+    schema: str
+    """Fingerprint of the policy."""
+    phi: Named
+    """The initialization that went out: names and shapes of an update."""
+    ordered: Mapping[int, int]
+    """Devices ordered, by node id."""
+    bound: Sensitivity | None
+    """What clipping promises for one device (units user and both), in scaled space; none checks no norm."""
+
+    def inspect(self, replies: Iterable[Message]) -> Verdict:
+        """Check every reply. A node that replied more than once counts with none: no arrival order would be right."""
+        messages = sorted(replies, key=lambda message: message.metadata.src_node_id)
+        seen = Counter(message.metadata.src_node_id for message in messages if not message.has_error())
+        admitted: list[TrainReply] = []
+        refused = 0
+        reasons: Counter[str] = Counter()
+        for message in messages:
+            node = message.metadata.src_node_id
+            try:
+                reply = self._check(message, node, seen[node])
+            except _Rejected as rejection:
+                reasons[rejection.reason] += 1
+                logger.warning("round %d: the reply of node %d does not count: %s", self.round, node, rejection)
+                continue
+            refused += reply.refused
+            if reply.status == "ok":
+                admitted.append(reply)
+        return Verdict(tuple(admitted), refused, dict(sorted(reasons.items())))
+
+    def _check(self, message: Message, node: int, copies: int) -> TrainReply:
+        if message.has_error():
+            raise _Rejected("flower-error", f"Flower reports error {message.error.code}")
+        if node not in self.ordered:
+            raise _Rejected("unordered-node", "expected replies of nodes that have an order, got another")
+        if copies > 1:
+            raise _Rejected("duplicate-node", f"expected one reply, got {copies}")
+        reply = self._decoded(message)
+        if reply.status == "error":
+            known = reply.reason == "wire-version"
+            raise _Rejected(reply.reason if known else f"error:{reply.reason}", "the device reports an error")
+        if reply.round != self.round:
+            raise _Rejected("round", f"expected round {self.round}, got {reply.round}")
+        if reply.schema != self.schema:
+            raise _Rejected("schema", f"expected policy {self.schema:.12}, got {reply.schema:.12}")
+        if reply.devices + reply.refused > self.ordered[node]:
+            raise _Rejected(
+                "devices",
+                f"expected at most {self.ordered[node]} devices, got {reply.devices} and {reply.refused} refused",
+            )
+        if reply.status == "ok":
+            self._check_update(reply)
+        return reply
+
+    def _decoded(self, message: Message) -> TrainReply:
+        try:
+            return decode_reply(message.content)
+        except WireVersionError as error:
+            raise _Rejected("wire-version", str(error)) from None
+        except WireError as error:
+            raise _Rejected("wire", str(error)) from None
+
+    def _check_update(self, reply: TrainReply) -> None:
+        if reply.update.keys() != self.phi.keys():
+            wrong = sorted(reply.update.keys() ^ self.phi.keys())
+            raise _Rejected("names", f"expected the tensors of the policy, got a difference at {wrong[:5]}")
+        for name, tensor in sorted(reply.update.items()):
+            if tensor.shape != self.phi[name].shape:
+                expected, got = tuple(self.phi[name].shape), tuple(tensor.shape)
+                raise _Rejected("shapes", f"expected shape {expected} for {name!r}, got {got}")
+            if not bool(torch.isfinite(tensor).all()):
+                raise _Rejected("non-finite", f"expected finite numbers, got NaN or inf in {name!r}")
+        self._check_norm(reply)
+
+    def _check_norm(self, reply: TrainReply) -> None:
+        if self.bound is None and reply.devices:
+            return
+        bound = self.bound or Sensitivity(1.0)
+        limit = reply.devices * bound.value * (1 + NORM_SLACK)
+        squares = [(reply.update[name].double() / bound.scale(name)).square().sum() for name in sorted(reply.update)]
+        norm = math.sqrt(sum(float(square) for square in squares))
+        if not norm <= limit:
+            raise _Rejected("norm", f"expected a norm of at most {limit:g}, got {norm:g}")

@@ -1,0 +1,150 @@
+"""What a federation is given from outside: the initialization, the public constants, the hooks. And what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .._validate import positive
+from ..config import Config
+from ..errors import ConfigError, RunError
+from ..meta.policy import Named
+from ..privacy.mechanisms import Sensitivity
+from .roster import Roster
+
+StopReason = Literal["rounds", "patience", "budget"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """One round, as it stands in ``metrics.jsonl``.
+
+    Participants, refusals and validation are not private: they describe a simulation, or what the server of a
+    deployment sees.
+    """
+
+    round: int
+    participants: int
+    """Devices whose updates are in the sum."""
+    epsilon: Mapping[str, float]
+    """Spent so far, by privacy unit."""
+    validation: Mapping[str, float] | None
+    seconds: float
+    """Wall-clock time; the only field that two equal runs do not share."""
+    quarantined: Mapping[str, int]
+    """Replies set aside, by reason."""
+    refused: int
+    """Devices that had no budget or no consent."""
+    rounds: int
+    """Rounds of the whole run; not part of the row."""
+
+    def row(self) -> dict[str, Any]:
+        """The row of ``metrics.jsonl``."""
+        return {
+            "round": self.round,
+            "participants": self.participants,
+            "epsilon": dict(self.epsilon),
+            "validation": None if self.validation is None else dict(self.validation),
+            "seconds": round(self.seconds, 3),
+            "quarantined": dict(self.quarantined),
+            "refused": self.refused,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationPlan:
+    """Everything about a run that is not in its configuration."""
+
+    phi0: Named
+    """The initialization of round 1, float32 on CPU; the names of the shared parameters."""
+    schema: str
+    """Fingerprint of the policy."""
+    population: int
+    """Number of training devices, a public constant >= 2."""
+    run_dir: Path
+    """Where checkpoints, metrics, ledger and lock live; created if missing."""
+    run: str = ""
+    """Public name of the run, sent with every order; empty takes it from the configuration's fingerprint."""
+    noise_multiplier: float | None = None
+    """z of the central noise; needed with units user and both, none otherwise."""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Public scale by parameter, the same that devices clip with."""
+    simulation: bool = True
+    """Noise and draws come from seeded streams, so that the run can be repeated; False takes OS entropy."""
+    single: bool = False
+    """One device a node, as in a deployment."""
+    validate: Callable[[int, Named], Mapping[str, float]] | None = None
+    """Judge what round n serves. Not private; must be a function of its arguments only."""
+    epsilon: Callable[[int], Mapping[str, float]] | None = None
+    """Further epsilons spent after round n (``{"interaction": ...}``), added to the federation's own."""
+    on_round: Callable[[RoundReport], None] | None = None
+    """Called after every round, when its checkpoint is on disk."""
+    node_wait: float = 60.0
+    """Seconds to wait for the first node before the first round."""
+    resume: bool = False
+    """Go on from the last checkpoint; without one, start."""
+    locked: bool = False
+    """The caller holds the :class:`RunLock` of ``run_dir`` already."""
+
+    def sensitivity(self, config: Config) -> Sensitivity | None:
+        """What one device can move the sum by (units user and both), else none."""
+        if config.privacy.unit in ("user", "both"):
+            return Sensitivity(config.privacy.clip, self.scales, "user")
+        return None
+
+    def run_name(self, config: Config) -> str:
+        """Public name of the run."""
+        return self.run or config.fingerprint()[:16]
+
+    def check(self, config: Config) -> None:
+        """Refuse what can't run.
+
+        Raises:
+            RunError: fewer than 2 devices, or an initialization that is empty, not float32 or not finite.
+            ConfigError: noise and unit contradict each other, or validation is asked for by name and there is none.
+            ValueError: a scale is not positive or names no parameter.
+        """
+        Roster(self.population, self.single)
+        for name, tensor in self.phi0.items():
+            if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+                raise RunError(f"expected a finite float32 initialization, got {tensor.dtype} or NaN in {name!r}")
+        if not self.phi0:
+            raise RunError("expected an initialization with at least one tensor, got none")
+        bound = self.sensitivity(config)
+        if (bound is None) != (self.noise_multiplier is None):
+            raise ConfigError(
+                f"expected a noise multiplier with units user and both and with no other, got "
+                f"{self.noise_multiplier!r} with unit {config.privacy.unit}"
+            )
+        if bound is not None:
+            positive("noise_multiplier", self.noise_multiplier or 0.0)
+            bound.check_names(self.phi0)
+        if config.server.patience is not None and self.validate is None:
+            raise ConfigError("expected a validation for server.patience, got none; set server.patience to none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationResult:
+    """How a federation ended."""
+
+    phi: Named
+    """The last initialization."""
+    served: Named
+    """What the last round serves (the running average, where one is kept)."""
+    best: Named
+    """What the best validated round serves; the last one's where nothing was validated."""
+    best_round: int
+    best_metric: float | None
+    """Validation metric of the best round."""
+    rounds: int
+    """Rounds done."""
+    stop: StopReason
+    """Why it ended."""
+    epsilon: Mapping[str, float]
+    """Spent, by privacy unit."""
+    rows: tuple[dict[str, Any], ...]
+    """All rows of ``metrics.jsonl``."""
