@@ -6,11 +6,11 @@ May know ``meta`` (what a catalogue and a log are); knows nothing of Flower, pri
 from .build import build_dataset
 from .dataset import Dataset
 from .features import FeatureOptions
-from .fetch import fetch
+from .fetching import fetch
 from .importing import import_dataset
 from .registry import describe, list_datasets, load
 from .split import Split, filter_positive, held_out_devices, leave_two_out, sample_negatives
-from .synthetic import SyntheticOptions, SyntheticWorld, synthetic
+from .synthetic import SyntheticOptions, SyntheticWorld, synthetic_world
 
 __all__ = [
     "Dataset",
@@ -28,5 +28,5 @@ __all__ = [
     "list_datasets",
     "load",
     "sample_negatives",
-    "synthetic",
+    "synthetic_world",
 ]

@@ -150,7 +150,7 @@ def guess_kind(series: pl.Series) -> str:
     if name in _TITLE_NAMES or name in _TEXT_NAMES:
         return "text"
     known = series.drop_nulls()
-    if name.endswith("year") and len(known) and _years(known).null_count() * 20 <= len(known):
+    if name.endswith("year") and len(known) and 2 * _years(known).null_count() < len(known):
         return "year"
     numeric = bool(len(known)) and known.cast(pl.Float64, strict=False).null_count() == 0
     if numeric and not name.endswith(("id", "code", "zip")):

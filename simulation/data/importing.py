@@ -15,7 +15,7 @@ from .cache import directory_of, is_stored, store
 from .columns import CLICK_NAMES, COUNT_NAMES, find_roles, plain
 from .dataset import Dataset, RewardKind
 from .features import FeatureOptions
-from .fetch import REGISTERED, Progress, to_stderr
+from .fetching import REGISTERED, Progress, to_stderr
 from .logs import read_log
 from .recbole import find_atomic_files, open_atomic, read_atomic_table
 from .registry import SYNTHETIC

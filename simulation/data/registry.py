@@ -16,7 +16,7 @@ from .build import encode_tables
 from .cache import directory_of, is_stored, stored_names, stored_table
 from .dataset import Dataset
 from .features import FeatureOptions
-from .fetch import REGISTERED, Progress, fetch, to_stderr
+from .fetching import REGISTERED, Progress, fetch, to_stderr
 from .store import read_manifest
 
 SYNTHETIC = "synthetic"
@@ -83,10 +83,10 @@ def load(name: str, *, progress: Progress = to_stderr, **options: Any) -> Datase
         DataError: the name or an option is unknown, or the data set can't be fetched or read.
     """
     if name == SYNTHETIC:
-        from .synthetic import SyntheticOptions, synthetic
+        from .synthetic import SyntheticOptions, synthetic_world
 
         _check_options(name, options, [f.name for f in fields(SyntheticOptions)])
-        return synthetic(SyntheticOptions(**options)).dataset
+        return synthetic_world(SyntheticOptions(**options)).dataset
     _check_options(name, options, [f.name for f in fields(FeatureOptions)])
     if name in REGISTERED:
         fetch(name, progress=progress)

@@ -105,7 +105,7 @@ class SyntheticWorld:
         return _rating(self.utility(device))
 
 
-def synthetic(options: SyntheticOptions | None = None, **changes: Any) -> SyntheticWorld:
+def synthetic_world(options: SyntheticOptions | None = None, **changes: Any) -> SyntheticWorld:
     """Make a world from ``options``, or from the keywords of ``SyntheticOptions``."""
     options = options if options is not None else SyntheticOptions(**changes)
     items = _make_items(options)

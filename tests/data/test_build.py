@@ -62,11 +62,12 @@ def _plainly(rows, repeats):
     result = {}
     for user, log in logs.items():
         log.sort(key=lambda entry: entry[0])
+        kept = log
         if repeats == "last":
-            log = [e for n, e in enumerate(log) if all(e[1] != later[1] for later in log[n + 1 :])]
+            kept = [e for n, e in enumerate(log) if all(e[1] != later[1] for later in log[n + 1 :])]
         elif repeats == "first":
-            log = [e for n, e in enumerate(log) if all(e[1] != earlier[1] for earlier in log[:n])]
-        result[user] = log
+            kept = [e for n, e in enumerate(log) if all(e[1] != earlier[1] for earlier in log[:n])]
+        result[user] = kept
     return result
 
 

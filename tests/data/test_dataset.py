@@ -10,7 +10,7 @@ import pytest
 import torch
 from fedrec.errors import DataError
 from fedrec.meta.interactions import Catalogue
-from fedrec.simulation.data import Dataset, synthetic
+from fedrec.simulation.data import Dataset, synthetic_world
 from fedrec.simulation.data.strings import pack, unpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,7 +176,7 @@ def test_an_existing_data_set_is_not_overwritten_by_accident(small, tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(small, tmp_path):
     small.save(tmp_path / "s")
-    large = synthetic(devices=200, items=100).dataset
+    large = synthetic_world(devices=200, items=100).dataset
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:

@@ -81,26 +81,26 @@ def test_a_wrong_value_is_named_by_its_line(write, monkeypatch, size):
     path = write('id,n\n1,1\n\n2,"2\n2"\n3,3\n4,x\n')
     chunks = read_chunks(path, sniff(path))
     found = [(chunk, chunk.frame["n"].to_list().index("x")) for chunk in chunks if "x" in chunk.frame["n"]]
-    with pytest.raises(DataError, match="x.csv line 7, column n: expected a number, got 'x'; repair it"):
+    with pytest.raises(DataError, match=r"x.csv line 7, column n: expected a number, got 'x'; repair it"):
         found[0][0].fail(found[0][1], "n", "a number", "repair it")
 
 
 def test_too_many_fields(write):
     path = write("a,b\n1,2\n\n1,2,3\n")
-    with pytest.raises(DataError, match="x.csv line 4, column b: expected 2 fields, got 3; quote fields"):
+    with pytest.raises(DataError, match=r"x.csv line 4, column b: expected 2 fields, got 3; quote fields"):
         read_whole(path, sniff(path))
 
 
 def test_an_open_quote(write):
     path = write('a,b\n1,2\n3,"4\n')
-    with pytest.raises(DataError, match="x.csv after line 2, column a: expected whole fields"):
+    with pytest.raises(DataError, match=r"x.csv after line 2, column a: expected whole fields"):
         read_whole(path, sniff(path))
 
 
 def test_binary_empty_and_missing_files(write, tmp_path):
-    with pytest.raises(DataError, match="expected x.csv to be text, got zero bytes"):
+    with pytest.raises(DataError, match=r"expected x.csv to be text, got zero bytes"):
         sniff(write(b"PK\x00\x00,\n"))
-    with pytest.raises(DataError, match="x.csv line 1: expected columns, got an empty line"):
+    with pytest.raises(DataError, match=r"x.csv line 1: expected columns, got an empty line"):
         sniff(write(""))
     with pytest.raises(DataError, match=r"could not read .*nowhere.csv: No such file"):
         sniff(tmp_path / "nowhere.csv")
@@ -108,5 +108,5 @@ def test_binary_empty_and_missing_files(write, tmp_path):
 
 def test_a_column_twice(write):
     path = write("a,b,a\n1,2,3\n")
-    with pytest.raises(DataError, match="x.csv line 1, column a: expected every name once"):
+    with pytest.raises(DataError, match=r"x.csv line 1, column a: expected every name once"):
         read_header(path, sniff(path))

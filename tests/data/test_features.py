@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import polars as pl
 import pytest
@@ -106,11 +102,6 @@ def test_similar_texts_are_close():
 
 def test_hashes_are_the_same_everywhere():
     assert stable_hash("Misérables") == 6334102652375705177  # b2sum -l 64
-    code = "from fedrec.simulation.data.features import stable_hash; print(stable_hash('Misérables'))"
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONUTF8": "1"}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-        assert int(done.stdout) == stable_hash("Misérables")
 
 
 _cells = {

@@ -11,7 +11,7 @@ from fedrec.simulation.data import (
     held_out_devices,
     leave_two_out,
     sample_negatives,
-    synthetic,
+    synthetic_world,
 )
 from fedrec.simulation.data.build import build_dataset
 from hypothesis import given, settings
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 @pytest.fixture(scope="module")
 def world():
-    return synthetic(devices=60, items=120, interactions=10, least_interactions=1, seed=3).dataset
+    return synthetic_world(devices=60, items=120, interactions=10, least_interactions=1, seed=3).dataset
 
 
 def test_leave_two_out(small):
@@ -116,7 +116,7 @@ def test_negatives_never_leak(world, count):
 @given(items=st.integers(1, 60), devices=st.integers(1, 20), count=st.integers(1, 12), seed=st.integers(0, 50))
 def test_negatives_in_any_catalogue(items, devices, count, seed):
     options = {"interactions": 4, "least_interactions": 0, "genres": 2, "latent": 2}
-    dataset = synthetic(items=items, devices=devices, seed=seed, **options).dataset
+    dataset = synthetic_world(items=items, devices=devices, seed=seed, **options).dataset
     split = leave_two_out(dataset)
     _check(dataset, split, sample_negatives(dataset, split, count, seed=seed), count)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fedrec.simulation.data import load, synthetic
+from fedrec.simulation.data import load, synthetic_world
 
 
 @pytest.fixture(scope="module")
 def world():
-    return synthetic(devices=400, items=150, interactions=20, seed=1)
+    return synthetic_world(devices=400, items=150, interactions=20, seed=1)
 
 
 def test_equal_options_give_equal_worlds():
-    first, same, other = (synthetic(devices=30, items=40, seed=seed) for seed in (7, 7, 8))
+    first, same, other = (synthetic_world(devices=30, items=40, seed=seed) for seed in (7, 7, 8))
     assert first.dataset.fingerprint() == same.dataset.fingerprint()
     assert (first.tastes == same.tastes).all()
     assert first.dataset.fingerprint() != other.dataset.fingerprint()
@@ -53,7 +53,7 @@ def test_what_devices_meet_follows_taste_and_popularity(world):
 def test_content_carries_part_of_the_taste():
     """Genres explain the share of an item's qualities that the options ask for."""
     for share, least, most in ((0.0, 0.0, 0.06), (0.7, 0.55, 0.85), (1.0, 0.999, 1.001)):
-        world = synthetic(devices=2, items=4000, content_share=share, genres=8, latent=6, seed=2)
+        world = synthetic_world(devices=2, items=4000, content_share=share, genres=8, latent=6, seed=2)
         groups = {g.name: slice(g.start, g.stop) for g in world.dataset.catalogue.groups}
         genres = world.dataset.catalogue.features[:, groups["genre"]]
         fitted = genres @ np.linalg.lstsq(genres, world.qualities, rcond=None)[0]
@@ -62,7 +62,7 @@ def test_content_carries_part_of_the_taste():
 
 
 def test_segments_carry_part_of_the_taste():
-    world = synthetic(devices=3000, items=5, segments=3, segment_share=0.5, seed=4)
+    world = synthetic_world(devices=3000, items=5, segments=3, segment_share=0.5, seed=4)
     segments = world.dataset.device_features.argmax(axis=1)
     means = np.stack([world.tastes[segments == s].mean(axis=0) for s in range(3)])
     within = ((world.tastes - means[segments]) ** 2).mean()
@@ -71,13 +71,13 @@ def test_segments_carry_part_of_the_taste():
 
 @pytest.mark.parametrize(("devices", "items"), [(1, 1), (5, 2), (3, 1000), (5000, 12)])
 def test_any_size(devices, items):
-    dataset = synthetic(devices=devices, items=items).dataset
+    dataset = synthetic_world(devices=devices, items=items).dataset
     assert (dataset.devices, dataset.items_count) == (devices, items)
     assert (dataset.lengths >= min(3, items)).all()
 
 
 def test_devices_may_have_nothing():
-    assert synthetic(devices=50, items=30, interactions=0.5, least_interactions=0).dataset.lengths.min() == 0
+    assert synthetic_world(devices=50, items=30, interactions=0.5, least_interactions=0).dataset.lengths.min() == 0
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_devices_may_have_nothing():
 )
 def test_impossible_worlds(options, message):
     with pytest.raises(ValueError, match=message):
-        synthetic(**options)
+        synthetic_world(**options)
