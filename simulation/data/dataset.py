@@ -166,11 +166,13 @@ class Dataset:
         return self._fingerprint
 
     @cached_property
+    def column_descriptions(self) -> dict[str, dict[str, Any]]:
+        """Type, shape and SHA-256 of every column; computed once, as a large data set takes a while."""
+        return {name: describe_column(values) for name, values in self.columns()}
+
+    @cached_property
     def _fingerprint(self) -> str:
-        content = {
-            "columns": {name: describe_column(values) for name, values in self.columns()},
-            **self.header(),
-        }
+        content = {"columns": self.column_descriptions, **self.header()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def columns(self) -> Iterator[tuple[str, NDArray[Any]]]:

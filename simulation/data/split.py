@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,11 +87,24 @@ def leave_two_out(dataset: Dataset, min_interactions: int = 3) -> Split:
 
 def met_before(dataset: Dataset) -> NDArray[np.bool_]:
     """Which rows repeat an item that the same device has met in an earlier row, bool ``[interactions]``."""
-    keys = _keys(dataset.device_of_rows(), dataset.items, dataset.items_count)
-    order = np.argsort(keys, kind="stable")
-    repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+    repeated = np.zeros(dataset.interactions, dtype=bool)
+    for first, last in device_blocks(dataset):
+        rows = slice(int(dataset.offsets[first]), int(dataset.offsets[last]))
+        owner = np.repeat(np.arange(last - first, dtype=np.int32), np.diff(dataset.offsets[first : last + 1]))
+        keys = _keys(owner, dataset.items[rows], dataset.items_count)
+        order = np.argsort(keys, kind="stable")
+        repeated[rows.start + order[1:]] = keys[order[1:]] == keys[order[:-1]]
     return repeated
+
+
+def device_blocks(dataset: Dataset, rows: int = 2**22) -> Iterator[tuple[int, int]]:
+    """Split the devices into runs ``[first, last)`` of about ``rows`` interactions, so that memory stays small."""
+    first = 0
+    while first < dataset.devices:
+        end = np.searchsorted(dataset.offsets, dataset.offsets[first] + rows, side="right") - 1
+        last = min(max(int(end), first + 1), dataset.devices)
+        yield first, last
+        first = last
 
 
 def _keys(devices: NDArray[np.int32], items: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:

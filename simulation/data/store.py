@@ -34,16 +34,14 @@ def save(dataset: Dataset, directory: Path, *, overwrite: bool = False) -> Path:
 
 def write_columns(dataset: Dataset, directory: Path) -> None:
     """Write the columns and the manifest into an existing, empty directory."""
-    columns: dict[str, Any] = {}
     for name, values in dataset.columns():
         np.save(directory / f"{name}.npy", values, allow_pickle=False)
-        columns[name] = describe_column(values)
     manifest = {
         "format": "fedrec-dataset",
         "version": FORMAT_VERSION,
         "name": dataset.name,
         "fingerprint": dataset.fingerprint(),
-        "columns": columns,
+        "columns": dataset.column_descriptions,
         **dataset.header(),
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -14,6 +14,7 @@ from fedrec.simulation.data import (
     synthetic_world,
 )
 from fedrec.simulation.data.build import build_dataset
+from fedrec.simulation.data.split import device_blocks, met_before
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,3 +151,21 @@ def test_negatives_are_uniform(make_log):
         expected = 4000 * 6 / len(allowed)
         tolerance = 4.5 * np.sqrt(expected)
         assert np.abs(counts[list(allowed)] - expected).max() < tolerance
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 40), seed=st.integers(0, 20))
+def test_blocks_of_devices_cover_all_and_change_nothing(rows, seed):
+    dataset = synthetic_world(devices=15, items=9, interactions=3, least_interactions=0, seed=seed).dataset
+    dataset = dataset.replace(items=(dataset.items // 3).astype(np.int32))
+    blocks = list(device_blocks(dataset, rows))
+    assert [first for first, _ in blocks] == [0, *[last for _, last in blocks[:-1]]]
+    assert blocks[-1][1] == 15
+    for first, last in blocks:
+        assert last == first + 1 or dataset.offsets[last] - dataset.offsets[first] <= rows
+    expected = [i in before for d in range(15) for before, i in _with_past(dataset.items[dataset.rows(d)].tolist())]
+    assert met_before(dataset).tolist() == expected
+
+
+def _with_past(items):
+    return [(items[:position], item) for position, item in enumerate(items)]
