@@ -264,16 +264,22 @@ def _first_guess(target: float, delta: float, sample_rate: float, steps: int) ->
 
 
 def _bracket(cost: Callable[[float], float], target: float, guess: float) -> tuple[float, float]:
-    high = guess
-    while cost(high) > target:
-        high *= 1.25
-        if high > 1e6:
-            raise PrivacyError(
-                f"no noise multiplier below 1e6 reaches epsilon {target!r}: allow fewer steps or a larger epsilon"
-            )
-    low = high / 1.25
+    """Two noises around the target's: steps away from the guess that double each time."""
+    factor = 1.03
+    if cost(guess) > target:
+        low, high = guess, guess * factor
+        while cost(high) > target:
+            factor *= factor
+            low, high = high, high * factor
+            if high > 1e6:
+                raise PrivacyError(
+                    f"no noise multiplier below 1e6 reaches epsilon {target!r}: allow fewer steps or a larger epsilon"
+                )
+        return low, high
+    low, high = guess / factor, guess
     while low > 1e-3 and cost(low) <= target:
-        low, high = low / 1.25, low
+        factor *= factor
+        low, high = low / factor, low
     return low, high
 
 

@@ -121,7 +121,7 @@ def test_composition_ignores_order_and_grouping():
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "prv", "gdp"])
-@pytest.mark.parametrize(("target", "rate", "steps"), [(8.0, 0.25, 160), (1.0, 0.1, 20), (0.1, 1.0, 5), (50.0, 0.5, 2)])
+@pytest.mark.parametrize(("target", "rate", "steps"), [(8.0, 0.25, 160), (1.0, 0.1, 20), (0.1, 1.0, 5)])
 def test_found_noise_meets_the_target_and_is_tight(accountant, target, rate, steps):
     noise = find_noise_multiplier(target, DELTA, rate, steps, accountant)
     assert epsilon([Charge(noise, rate, steps)], DELTA, accountant) <= target
