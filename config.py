@@ -20,7 +20,7 @@ from .errors import ConfigError
 
 Unit = Literal["none", "interaction", "user", "both"]
 StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
-FastWeight = Literal["taste", "latent", "temperature"]
+FastWeight = Literal["taste", "affinity", "gain", "latent", "temperature"]
 
 
 def _none_from_text(value: object) -> object:
@@ -78,7 +78,7 @@ class PolicyConfig(_Section):
     content_embedding: bool = True
     """Project content features into the item embedding."""
     affinity: bool = False
-    """Score the likeness of an item's content to the history's, one weight for each recency scale and feature group."""
+    """Score how alike an item and the history are: one weight for each recency scale and public content kernel."""
     affinity_init: float = 0.0
     """Initial weight of the content affinity."""
     bias_scale: float = Field(default=1.0, gt=0)

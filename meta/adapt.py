@@ -55,9 +55,17 @@ def adapt(policy: Policy, start: Parameters, examples: Examples, settings: Local
     )
 
 
-def descend(policy: Policy, start: Parameters, examples: Examples, settings: LocalConfig, *, steps: int) -> Named:
-    """The fast weights (personal ones included) after ``steps`` gradient steps from ``start``, slow ones fixed."""
-    names = policy.names(speed="fast")
+def descend(
+    policy: Policy,
+    start: Parameters,
+    examples: Examples,
+    settings: LocalConfig,
+    *,
+    steps: int,
+    names: tuple[str, ...] | None = None,
+) -> Named:
+    """The named parameters (the fast ones, personal included) after ``steps`` gradient steps, the others fixed."""
+    names = policy.names(speed="fast") if names is None else names
     fast = {name: start[name] for name in names}
     if not names:
         return fast

@@ -1,8 +1,8 @@
 """The policy ``pi(a | s)``: a softmax over the catalogue of item encoder x state encoder, and its parameters' roles.
 
-    score(a | s) = bias[a] + content(a) . taste + affinity(s, a) + <E(a), u(s) + latent + user features @ user>
+    score(a | s) = gain(s) bias[a] + content(a) . taste + affinity(s, a) + <E(a), u(s) + latent + user features @ user>
     E(a)         = content(a) @ content + ids[a]
-    affinity     = sum over recency scales and feature groups of weight * <content of the history, content(a)>
+    affinity     = sum over recency scales and public content kernels of weight * kernel(history, a)
 
 Every term but one is optional. A policy is a frozen description plus pure functions over named tensors: parameters
 travel separately, so that one device, a batch of devices and one example's gradient all run the same lines.
@@ -24,6 +24,8 @@ from torch.nn import functional
 from ..config import PolicyConfig
 from ..errors import PolicyError
 from . import state as encoders
+from ._matmul import rows_times
+from .affinity import kernel_features
 from .interactions import Catalogue
 
 Named = dict[str, Tensor]
@@ -70,13 +72,17 @@ class Policy:
     Attributes:
         settings: which terms there are, and which weights are fast.
         features: public content features, float32 ``[items, features]``.
-        group_of: the feature group of every column, int64 ``[features]``, for the content affinity.
+        kernels: explicit features of the public content kernels, float32 ``[items, columns]`` (see ``meta.affinity``).
+        kernel_of: the kernel of every such column, int64 ``[columns]``.
+        kernel_names: what the kernels compare.
         user_width: number of device features.
     """
 
     settings: PolicyConfig
     features: Tensor
-    group_of: Tensor
+    kernels: Tensor
+    kernel_of: Tensor
+    kernel_names: tuple[str, ...] = ()
     user_width: int = 0
 
     @classmethod
@@ -86,11 +92,15 @@ class Policy:
         Raises:
             PolicyError: the settings leave no term at all, or need features that the catalogue has not.
         """
-        group_of = torch.zeros(catalogue.features.shape[1], dtype=torch.int64)
-        for number, group in enumerate(catalogue.groups):
-            group_of[group.start : group.stop] = number
-        features = torch.tensor(catalogue.features, dtype=torch.float32)
-        policy = cls(settings=settings, features=features, group_of=group_of, user_width=user_width)
+        kernels, kernel_of, names = kernel_features(catalogue)
+        policy = cls(
+            settings=settings,
+            features=torch.tensor(catalogue.features, dtype=torch.float32),
+            kernels=kernels,
+            kernel_of=kernel_of,
+            kernel_names=names,
+            user_width=user_width,
+        )
         policy._check()
         return policy
 
@@ -132,10 +142,11 @@ class Policy:
         shapes: dict[str, tuple[int, ...]] = {}
         if settings.bias:
             shapes["bias"] = (self.items,)
+            shapes["gain"] = (2,)
         if settings.content:
             shapes["taste"] = (width,)
         if settings.affinity:
-            shapes["affinity"] = (len(encoders.SCALES), int(self.group_of.max()) + 1)
+            shapes["affinity"] = (len(encoders.SCALES), len(self.kernel_names))
         if "temperature" in settings.fast:
             shapes["temperature"] = (1,)
         if self.embeds:
@@ -183,9 +194,11 @@ class Policy:
             return torch.log(torch.tensor(encoders.SCALES))
         if spec.name == "state.mix":
             return torch.eye(spec.shape[1]).expand(spec.shape).clone()
+        if spec.name == "gain":
+            return torch.tensor([1.0, 0.0])
         if spec.name == "affinity":
             return torch.full(spec.shape, self.settings.affinity_init)
-        if spec.name in ("ids", "content", "personal", "state.position"):
+        if spec.name in ("ids", "content", "state.position"):
             return torch.randn(spec.shape, generator=generator) * scale
         if spec.name.startswith("state.") and len(spec.shape) >= 2 and spec.name not in _NEUTRAL:
             return torch.randn(spec.shape, generator=generator) / math.sqrt(spec.shape[-2])
@@ -202,14 +215,14 @@ class Policy:
         settings = self.settings
         total = torch.zeros(state.history.shape[0], self.items)
         if settings.bias:
-            total = total + settings.bias_scale * parameters["bias"]
+            total = total + self._gain(parameters["gain"], state)[:, None] * parameters["bias"]
         if settings.content:
-            total = total + self.features @ parameters["taste"]
+            total = total + rows_times(parameters["taste"][None], self.features.T)
         if settings.affinity:
-            total = total + self._affinity(parameters["affinity"], state) @ self.features.T
+            total = total + rows_times(self._affinity(parameters["affinity"], state), self.kernels.T)
         if self.embeds:
             embedding = self.item_embedding(parameters)
-            total = total + self.encode_state(parameters, state, embedding) @ embedding.T
+            total = total + rows_times(self.encode_state(parameters, state, embedding), embedding.T)
         if "temperature" in parameters:
             total = total * torch.exp(parameters["temperature"])
         return total
@@ -241,13 +254,18 @@ class Policy:
             embedded = embedded * gain[..., None] + parameters["state.reward_shift"][state.levels]
         return total + encoders.encode(self.settings.state, parameters, embedded * mask[..., None], mask)
 
+    def _gain(self, gain: Tensor, state: State) -> Tensor:
+        """Weight of the bias: affine in the log of the number of known interactions (at most the history's length)."""
+        known = (state.history >= 0).to(gain.dtype).sum(-1)
+        return self.settings.bias_scale * (gain[0] + gain[1] * torch.log1p(known))
+
     def _affinity(self, weights: Tensor, state: State) -> Tensor:
-        """Recency-weighted content of the history, each feature group with its own weight, ``[batch, features]``."""
-        mask = (state.history >= 0).to(self.features.dtype)
+        """Recency-weighted kernel features of the history, each kernel with its own weight, ``[batch, columns]``."""
+        mask = (state.history >= 0).to(self.kernels.dtype)
         recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
-        content = functional.embedding(state.history.clamp(min=0), self.features)
+        content = functional.embedding(state.history.clamp(min=0), self.kernels)
         means = torch.einsum("sbl,blf->sbf", recency, content)
-        return torch.einsum("sbf,sf->bf", means, weights[:, self.group_of])
+        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of])
 
 
 _NEUTRAL = ("state.norm", "state.gate_bias", "state.reward_gain", "state.reward_shift", "state.log_scale")

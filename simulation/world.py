@@ -1,0 +1,136 @@
+"""The world of a run: data set, split, held-out devices, the roster of those that train, and the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._streams import torch_stream
+from ..config import Config, Unit
+from ..errors import DataError
+from ..meta.examples import Examples, build_examples, reward_levels
+from ..meta.interactions import Interactions
+from ..meta.policy import Named, Policy, State
+from .data.dataset import Dataset
+from .data.registry import load
+from .data.split import Split, filter_positive, held_out_devices, leave_two_out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class World:
+    """What a configuration's ``data`` and ``policy`` sections stand for.
+
+    Attributes:
+        config: the configuration.
+        dataset: the data set, positives only where a threshold is set.
+        split: chronological leave-two-out.
+        held_out: devices that never train, bool ``[devices]``.
+        roster: devices that train, in a fixed public order, int64 ``[population]``: the server names them by position.
+        policy: the policy over the data set's catalogue.
+    """
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    held_out: NDArray[np.bool_]
+    roster: NDArray[np.int64]
+    policy: Policy
+
+    @classmethod
+    def build(cls, config: Config, dataset: Dataset | None = None) -> World:
+        """Load, filter and split the data and lay out the policy.
+
+        Args:
+            config: the run.
+            dataset: data to use instead of ``config.data.name``.
+
+        Raises:
+            DataError: the data set can't be had, or leaves fewer than two devices to train.
+            PolicyError: the policy does not fit the data.
+        """
+        dataset = load_dataset(config) if dataset is None else dataset
+        if config.data.positive_threshold is not None:
+            dataset = filter_positive(dataset, config.data.positive_threshold)
+        held_out = held_out_devices(dataset, config.data.holdout, config.seed)
+        roster = np.flatnonzero(~held_out).astype(np.int64)
+        if len(roster) < 2:
+            raise DataError(
+                f"expected a federation of at least 2 training devices, got {len(roster)} of {dataset.devices} in "
+                f"{dataset.name}; use more data or lower data.holdout"
+            )
+        policy = Policy.for_catalogue(config.policy, dataset.catalogue, dataset.device_features.shape[1])
+        return cls(
+            config=config,
+            dataset=dataset,
+            split=leave_two_out(dataset),
+            held_out=held_out,
+            roster=roster,
+            policy=policy,
+        )
+
+    def initialization(self) -> Named:
+        """The shared parameters before the first round, from the stream (seed, "init")."""
+        parameters = self.policy.initial(torch_stream(self.config.seed, "init"))
+        return {name: parameters[name] for name in self.policy.names(scope="shared")}
+
+    def personal_start(self, devices: int) -> Named:
+        """Personal parameters before a device's first round: zeros ``[devices, *shape]``."""
+        specs = self.policy.specs
+        return {name: torch.zeros(devices, *specs[name].shape) for name in self.policy.names(scope="personal")}
+
+    def log(self, device: int, stop: int) -> Interactions:
+        """The interactions of ``device`` before absolute row ``stop``."""
+        data = self.dataset
+        rows = slice(int(data.offsets[device]), int(stop))
+        return Interactions(
+            items=torch.from_numpy(data.items[rows].astype(np.int64)),
+            rewards=torch.from_numpy(np.array(data.rewards[rows])),
+            propensities=None if data.propensities is None else torch.from_numpy(np.array(data.propensities[rows])),
+        )
+
+    def user(self, device: int) -> Tensor:
+        """The device's features, float32 ``[user_features]``."""
+        return torch.from_numpy(np.array(self.dataset.device_features[device], dtype=np.float32))
+
+    def examples(self, device: int, stop: int, *, unit: Unit, stream: Sequence[int | str]) -> Examples:
+        """Training examples from the interactions of ``device`` before absolute row ``stop``."""
+        return build_examples(
+            self.policy,
+            self.log(device, stop),
+            self.user(device),
+            settings=self.config.local,
+            unit=unit,
+            reward_range=self.dataset.reward_range,
+            stream=stream,
+        )
+
+    def states(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> State:
+        """The state of each device after the interactions before ``stops``: fields ``[devices, 1, ...]``."""
+        length = self.config.policy.history_length if self.policy.sees_history else 0
+        rows = stops[:, None] - length + np.arange(length)
+        known = rows >= self.dataset.offsets[devices][:, None]
+        clipped = np.where(known, rows, 0)
+        history = torch.from_numpy(np.where(known, self.dataset.items[clipped], -1).astype(np.int64))
+        rewards = torch.from_numpy(np.where(known, self.dataset.rewards[clipped], 0).astype(np.float32))
+        levels = torch.where(history >= 0, reward_levels(rewards, self.dataset.reward_range), 0)
+        user = torch.from_numpy(np.array(self.dataset.device_features[devices], dtype=np.float32))
+        return State(history[:, None], levels[:, None], user)
+
+
+def load_dataset(config: Config) -> Dataset:
+    """The data set that ``config.data`` names; sizes and seed matter to the synthetic one only."""
+    if config.data.name == "synthetic":
+        data = config.data
+        return load(
+            "synthetic",
+            devices=data.devices,
+            items=data.items,
+            interactions=data.interactions,
+            seed=config.seed,
+        )
+    return load(config.data.name, text_buckets=config.data.text_buckets)
