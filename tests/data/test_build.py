@@ -23,7 +23,7 @@ def test_devices_are_grouped_and_chronological(small):
 
 
 def test_whole_numbers_are_sorted_as_numbers_and_leading_zeros_stay():
-    assert sort_ids(["10", "9", "007", "7"]) == ("007", "7", "9", "10")
+    assert sort_ids(["10", "9", "7", "007"]) == ("007", "7", "9", "10")
     assert sort_ids(["10", "9", "b"]) == ("10", "9", "b")
     assert sort_ids(["²", "10"]) == ("10", "²")  # a digit to str.isdigit, but no number
 
