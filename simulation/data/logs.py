@@ -166,7 +166,16 @@ def _text_times(values: pl.Series) -> pl.Series:
         decimal = values.cast(pl.Float64, strict=False)
         finite = pl.select(pl.when(decimal.is_finite()).then(decimal)).to_series()
         times = times.zip_with(times.is_not_null(), finite.cast(pl.Int64, strict=False))
-    if times.null_count():
-        dates = values.str.to_datetime(strict=False, time_unit="us", time_zone="UTC", exact=True)
-        times = times.zip_with(times.is_not_null(), dates.dt.epoch("s"))
+    missing = times.is_null()
+    if missing.any():
+        times = times.scatter(missing.arg_true(), _text_dates(values.filter(missing)))
     return times
+
+
+def _text_dates(values: pl.Series) -> pl.Series:
+    """ISO dates as seconds since 1970, UTC where no zone is told; null for what is no date."""
+    try:
+        dates = values.str.to_datetime(strict=False, time_unit="us", time_zone="UTC")
+    except pl.exceptions.PolarsError:  # nothing that looks like a date among them
+        return pl.Series([None] * len(values), dtype=pl.Int64)
+    return dates.dt.epoch("s")

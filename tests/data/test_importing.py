@@ -385,3 +385,8 @@ def test_a_name_is_used_once_unless_replaced(take):
 def test_a_missing_file(cache, tmp_path):
     with pytest.raises(DataError, match=r"expected a file at .*nowhere.csv, found none"):
         import_dataset(tmp_path / "nowhere.csv", "mine")
+
+
+def test_numbers_and_dates_in_one_column(take):
+    dataset = take("user,item,timestamp\nu,a,2020-09-13\nu,b,1600000000\nu,c,1.5e9\n")
+    assert dataset.timestamps.tolist() == [1500000000, 1599955200, 1600000000]
