@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError, PolicyError
 from .data.dataset import Dataset
-from .intervals import bootstrap_interval, paired_interval
+from .intervals import RESAMPLES, bootstrap_interval, paired_interval
 from .metrics import Floats, Ints, multi_relevant_metrics
 from .seen import chosen_devices, seen_mask
 from .summary import ColdStartCurves
@@ -86,6 +86,7 @@ def evaluate_cold_start(
     k: int = 10,
     reference: str | None = None,
     seed: int = 0,
+    resamples: int = RESAMPLES,
     block: int = 512,
 ) -> ColdStartCurves:
     """NDCG@k of every scorer at every point, as the ``cold_start`` section of a summary.
@@ -97,6 +98,7 @@ def evaluate_cold_start(
         k: list length.
         reference: the label whose paired difference to every other label is reported, device by device.
         seed: stream of the bootstrap.
+        resamples: of the bootstrap.
         block: devices scored at a time.
     """
     values = {
@@ -104,13 +106,14 @@ def evaluate_cold_start(
         for label, scorer in scorers.items()
     }
     curves = {
-        label: [bootstrap_interval(point, seed).to_dict() for point in points] for label, points in values.items()
+        label: [bootstrap_interval(point, seed, resamples).to_dict() for point in points]
+        for label, points in values.items()
     }
     differences = {}
     if reference is not None:
         for label in values.keys() - {reference}:
             paired = zip(values[reference], values[label], strict=True)
-            differences[label] = [paired_interval(mine, other, seed).to_dict() for mine, other in paired]
+            differences[label] = [paired_interval(mine, other, seed, resamples).to_dict() for mine, other in paired]
     return {
         "points": list(tasks.points),
         "metric": f"ndcg@{k}",

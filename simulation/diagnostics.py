@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .evaluation import Evaluation
-from .intervals import bootstrap_interval, bootstrap_intervals
+from .intervals import RESAMPLES, bootstrap_interval, bootstrap_intervals
 from .metrics import Floats, Ints
 from .summary import DeviceDistribution, IntervalDict, PopularityBias
 
@@ -23,18 +23,22 @@ def device_distribution(
     metric: str = "ndcg@10",
     groups: int = 5,
     seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> DeviceDistribution:
     """How a metric spreads over devices, as aggregates: no device's own value is kept.
 
     Args:
-        evaluations: label -> full-ranking evaluation, all of the same devices.
+        evaluations: label -> full-ranking evaluation, all of the same devices; those without a held-out item are
+            left out.
         activity: training interactions of every device of the data set, ``[devices]``.
         metric: what is averaged in each activity group.
         groups: number of groups of nearly equal size, from least to most active.
         seed: stream of the bootstrap.
+        resamples: of the bootstrap.
     """
     first = next(iter(evaluations.values()))
-    mine = np.asarray(activity)[first.devices]
+    asked = ~np.isnan(first.ranks)
+    mine = np.asarray(activity)[first.devices[asked]]
     edges = np.unique(np.quantile(mine, np.linspace(0, 1, groups + 1), method="nearest")) if len(mine) else np.zeros(1)
     member = np.clip(np.searchsorted(edges[1:-1], mine, side="right"), 0, max(len(edges) - 2, 0))
     order = range(max(len(edges) - 1, 1))
@@ -49,7 +53,7 @@ def device_distribution(
             "groups": [_group_name(mine[member == group]) for group in order],
             "devices": [int((member == group).sum()) for group in order],
             "curves": {
-                label: [_mean_of(found.per_device[metric][member == group], seed) for group in order]
+                label: [_mean_of(found.per_device[metric][asked][member == group], seed, resamples) for group in order]
                 for label, found in evaluations.items()
             },
         },
@@ -74,7 +78,7 @@ def popularity_bias(exposures: Mapping[str, NDArray[Any]], popularity: NDArray[A
 
 
 def paired_differences(
-    evaluations: Mapping[str, Evaluation], reference: str, seed: int = 0
+    evaluations: Mapping[str, Evaluation], reference: str, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, dict[str, IntervalDict]]:
     """Label -> metric -> interval of ``reference`` minus label on the same devices."""
     base = evaluations[reference]
@@ -82,12 +86,12 @@ def paired_differences(
     for label, other in evaluations.items():
         if label != reference:
             gaps = {name: base.per_device[name] - other.per_device[name] for name in base.per_device}
-            out[label] = {name: gap.to_dict() for name, gap in bootstrap_intervals(gaps, seed).items()}
+            out[label] = {name: gap.to_dict() for name, gap in bootstrap_intervals(gaps, seed, resamples).items()}
     return out
 
 
-def _mean_of(values: Floats, seed: int) -> IntervalDict:
-    return bootstrap_interval(values, seed).to_dict()
+def _mean_of(values: Floats, seed: int, resamples: int) -> IntervalDict:
+    return bootstrap_interval(values, seed, resamples).to_dict()
 
 
 def _lengths(items: int) -> Ints:

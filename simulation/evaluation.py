@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import PolicyError
 from .data.dataset import Dataset
 from .data.split import Split
-from .intervals import Interval, bootstrap_intervals, rating_intervals
+from .intervals import RESAMPLES, Interval, bootstrap_intervals, rating_intervals
 from .metrics import (
     DEFAULT_KS,
     Floats,
@@ -113,6 +113,7 @@ def evaluate_scores(
     devices: NDArray[Any] | None = None,
     ks: Sequence[int] = DEFAULT_KS,
     seed: int = 0,
+    resamples: int = RESAMPLES,
     block: int = 512,
     popularity: NDArray[Any] | None = None,
 ) -> Evaluation:
@@ -130,6 +131,7 @@ def evaluate_scores(
         devices: mask or list of the devices to ask; without it, all.
         ks: list lengths.
         seed: stream of the bootstrap.
+        resamples: of the bootstrap.
         block: devices scored at a time; bounds memory, changes no number.
         popularity: training counts ``[items]`` for the popularity of lists; counted from all devices when not given.
 
@@ -160,7 +162,7 @@ def evaluate_scores(
         items=dataset.items_count,
         ranks=ranks.expected,
         per_device=per_device,
-        aggregate=bootstrap_intervals(per_device, seed),
+        aggregate=bootstrap_intervals(per_device, seed, resamples),
         lists=lists,
         exposures=exposures if negatives is None else {},
     )
@@ -174,6 +176,7 @@ def evaluate_ratings(
     *,
     devices: NDArray[Any] | None = None,
     seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Interval]:
     """``rmse`` and ``mae`` of the held-out rating of each device, with intervals over devices."""
     chosen = chosen_devices(dataset, devices)
@@ -181,7 +184,7 @@ def evaluate_ratings(
     asked = np.flatnonzero(rows >= 0)
     predictions = predictor.rate(chosen[asked], dataset.items[rows[asked]].astype(np.int64))
     errors = rating_errors(predictions, dataset.rewards[rows[asked]], asked, len(chosen))
-    return rating_intervals(errors, seed)
+    return rating_intervals(errors, seed, resamples)
 
 
 def _scores(scorer: Scorer, devices: Ints, items: int) -> Tensor:

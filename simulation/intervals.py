@@ -123,12 +123,12 @@ def paired_interval(
     return bootstrap_interval(np.asarray(first, np.float64) - np.asarray(second, np.float64), seed, resamples, level)
 
 
-def rating_intervals(errors: Mapping[str, NDArray[Any]], seed: int) -> dict[str, Interval]:
+def rating_intervals(errors: Mapping[str, NDArray[Any]], seed: int, resamples: int = RESAMPLES) -> dict[str, Interval]:
     """``rmse`` and ``mae`` with intervals, from the per-device errors of ``metrics.rating_errors``.
 
     The root is monotone, so the root of the mean squared error's interval is the interval of the RMSE.
     """
-    both = bootstrap_intervals(errors, seed)
+    both = bootstrap_intervals(errors, seed, resamples)
     mse = both["squared_error"]
     rmse = Interval(
         mean=sqrt(mse.mean), low=sqrt(mse.low), high=sqrt(mse.high), devices=mse.devices, left_out=mse.left_out

@@ -13,7 +13,7 @@ from typing import Any
 from . import plots
 from .guarantees import covered, not_covered
 from .page import bullets, card, key_values, page, pair, section, text_of, tile
-from .result_table import HEADLINE, interval_text, results_section
+from .result_table import headline, interval_text, results_section
 from .summary import POPULARITY, MetricsRow, Summary
 
 NOT_PRIVATE = "not private: simulation-only diagnostic"
@@ -70,7 +70,8 @@ def _headline(summary: Summary) -> str:
 def _tiles(summary: Summary) -> list[str]:
     served = summary["results"][summary["served"]]["full"]["metrics"]
     out = []
-    for name in (HEADLINE, "hr@10"):
+    metric, k = headline(summary)
+    for name in dict.fromkeys((metric, f"hr@{k}")):
         more, gain = _against_popularity(summary, name)
         lines = [f"95 % interval {interval_text(served[name])}", *more]
         out.append(tile(f"{plots.metric_name(name)}, full ranking", f"{served[name]['mean']:.4f}", lines, gain))
@@ -99,7 +100,8 @@ def _learning(summary: Summary, metrics: Sequence[MetricsRow]) -> str:
     figures = []
     measured = [row["validation"] for row in metrics if row["validation"]]
     if measured:
-        metric = HEADLINE if HEADLINE in measured[0] else next(iter(measured[0]))
+        metric, _ = headline(summary)
+        metric = metric if metric in measured[0] else next(iter(measured[0]))
         reference = summary.get("validation_reference", {})
         levels = {label: values[metric] for label, values in reference.items() if metric in values}
         curve = plots.learning_curve(metrics, summary["chosen_round"], metric, levels)

@@ -37,7 +37,8 @@ class Result(TypedDict):
 
     kind: Literal["ours", "baseline", "ceiling"]
     full: ProtocolResult
-    sampled99: NotRequired[ProtocolResult]
+    sampled: NotRequired[ProtocolResult]
+    """The same on sampled negatives; its ``protocol`` says how many."""
     ratings: NotRequired[dict[str, IntervalDict]]
     note: NotRequired[str]
     """What the row needs to be read right, such as the statement of DP popularity."""
@@ -94,6 +95,8 @@ class Summary(TypedDict):
     seconds: float
     served: str
     """The label in ``results`` that the headline is about."""
+    metric: NotRequired[str]
+    """The metric of the headline, ``ndcg@10`` unless given; every result must have it, and ``hr`` at its k."""
     results: dict[str, Result]
     differences: NotRequired[dict[str, dict[str, IntervalDict]]]
     """Label -> metric -> served minus label, paired by device, full ranking."""

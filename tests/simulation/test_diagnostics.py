@@ -63,6 +63,15 @@ def test_found_within_is_the_hit_rate_at_every_length(world: tuple[Dataset, dict
     assert at_ten == pytest.approx(evaluations["random"].aggregate["hr@10"].mean, abs=1e-6)
 
 
+def test_devices_without_a_test_item_are_in_no_group(world: tuple[Dataset, dict[str, Evaluation]]):
+    data, _ = world
+    short = leave_two_out(data, min_interactions=8)
+    evaluations = {"random": evaluate_scores(RandomScores(ITEMS, 0), data, short)}
+    found = device_distribution(evaluations, data.lengths)
+    assert sum(found["activity"]["devices"]) == evaluations["random"].counted == 25
+    assert not any(np.isnan(point["mean"]) for point in found["activity"]["curves"]["random"])
+
+
 def test_equally_active_devices_are_one_group(world: tuple[Dataset, dict[str, Evaluation]]):
     _, evaluations = world
     found = device_distribution(evaluations, np.full(50, 7))
