@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .errors import ConfigError
 
 Unit = Literal["none", "interaction", "user", "both"]
+Phase = Literal["popularity", "adapt"]
 StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
 FastWeight = Literal["taste", "affinity", "gain", "latent", "temperature"]
 
@@ -109,7 +110,7 @@ class LocalConfig(_Section):
     windows: int = Field(default=8, ge=1)
     """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
     horizon: int = Field(default=1, ge=1)
-    """Targets of a position: the next so many entries (history policies, units none and user)."""
+    """Targets of a position, or of a block: so many entries (history policies)."""
     exclude_history: bool = False
     """Leave the history out of the candidates while training, as serving leaves out what was seen."""
     baseline: float = 0.0
@@ -145,6 +146,8 @@ class PrivacyConfig(_Section):
     """B: the public divisor of a local step's summed gradients (unit interaction)."""
     max_participations: int = Field(default=10, ge=1)
     """Rounds that a device may take part in during its life (unit interaction)."""
+    warm_share: float = Field(default=0.7, gt=0, lt=1)
+    """Share of the budget (as 1 / noise variance) that the warm start takes, where there is one."""
     scales: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
 
@@ -161,7 +164,9 @@ class ServerConfig(_Section):
     """The coordinator's loop and its Reptile step."""
 
     rounds: int = Field(default=40, ge=1)
-    """Rounds of the federation."""
+    """Rounds of the federation, a warm start included."""
+    warm_start: Literal["none", "popularity"] = "popularity"
+    """``popularity``: round 1 releases one histogram of what devices hold and makes it the policy's bias."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
     outer_lr: float = Field(default=1.0, gt=0)
@@ -236,6 +241,16 @@ class Config(_Section):
     engine: EngineConfig = EngineConfig()
     """Speed only."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.adapt_rounds < 1:
+            raise ValueError(
+                "expected server.rounds >= 2 with a warm start, got 1; add a round or set warm_start to none"
+            )
+        if self.server.warm_start == "popularity" and not self.policy.bias:
+            raise ValueError("expected policy.bias for server.warm_start = popularity, got false; switch one of them")
+        return self
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
         """Validate nested ``values``; raises :class:`ConfigError` with one sentence a mistake."""
@@ -267,6 +282,15 @@ class Config(_Section):
         for key, value in dotted.items():
             _assign(nested, key.replace("__", "."), value)
         return self.from_mapping(nested)
+
+    def phase(self, round_number: int) -> Phase:
+        """What a round is for: every side derives it from the configuration and the round's number."""
+        return "popularity" if self.server.warm_start == "popularity" and round_number == 1 else "adapt"
+
+    @property
+    def adapt_rounds(self) -> int:
+        """Rounds in which devices adapt: all but the warm start."""
+        return self.server.rounds - (self.server.warm_start == "popularity")
 
     def to_toml(self) -> str:
         """The whole configuration as TOML that :func:`load_config` reads back to an equal one."""

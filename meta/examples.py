@@ -5,9 +5,10 @@ policy's state         unit none or user                  unit interaction or bo
 =====================  =================================  ============================================================
 no other interactions  one example, every log entry a     one example a log entry
                        target of it
-the history            sampled positions: what precedes   disjoint blocks of the log: the first half of a block is the
-                       one is the state, the entries      history, the second half the targets; an entry's block is a
-                       from there on are the targets      hash of its item, so that no entry moves another one's block
+the history            sampled positions: what precedes   disjoint blocks of the log: the last entries of a block
+                       one is the state, the entries      (``horizon``) are the targets, the others the history; an
+                       from there on are the targets      entry's block is a hash of its item, so that no entry moves
+                                                          another one's block
 =====================  =================================  ============================================================
 
 Under unit ``interaction`` one log entry thus influences exactly one example. Where blocks are used, an entry *changes*
@@ -95,7 +96,7 @@ def build_examples(
     if not policy.sees_history:
         cuts = _each_alone(len(log)) if per_entry else _all_in_one(len(log))
     elif per_entry:
-        cuts = _blocks(log.items.numpy(), settings.windows)
+        cuts = _blocks(log.items.numpy(), settings.windows, settings.horizon)
     else:
         cuts = _positions(len(log), settings, stream)
     length = policy.settings.history_length if policy.sees_history else 0
@@ -113,12 +114,13 @@ def _each_alone(count: int) -> list[_Cut]:
     return [(np.empty(0, np.int64), np.array([row])) for row in range(count)]
 
 
-def _blocks(items: NDArray[np.int64], blocks: int) -> list[_Cut]:
+def _blocks(items: NDArray[np.int64], blocks: int, horizon: int) -> list[_Cut]:
     block_of = block_numbers(items, blocks)
     cuts = []
     for block in np.unique(block_of):
         rows = np.flatnonzero(block_of == block)
-        cuts.append((rows[: len(rows) // 2], rows[len(rows) // 2 :]))
+        seen = max(0, len(rows) - horizon)
+        cuts.append((rows[:seen], rows[seen:]))
     return cuts
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 NAME = "bias"
 """The parameter that is warm-started."""
+VOTE_NORM = 1.0
+"""L2 norm of a device's vote under unit ``user``, and of one interaction's part of it under unit ``interaction``."""
 
 
 def vote(items: Tensor, catalogue: int, *, unit_norm: bool) -> Tensor:
@@ -25,7 +27,7 @@ def vote(items: Tensor, catalogue: int, *, unit_norm: bool) -> Tensor:
     counts = torch.zeros(catalogue)
     if unit_norm:
         counts[items] = 1.0
-        return counts / counts.norm().clamp(min=1.0)
+        return counts * (VOTE_NORM / counts.norm().clamp(min=1.0))
     return counts.index_add(0, items, torch.ones(len(items)))
 
 

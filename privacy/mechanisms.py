@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -38,7 +37,7 @@ class Sensitivity:
 
     value: float
     """The l2 bound on one unit's contribution, in scaled space."""
-    scales: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    scales: Mapping[str, float] = field(default_factory=dict)
     """Public scale of each named tensor; 1 for those not named."""
     unit: Literal["interaction", "user"] = "user"
     """The privacy unit whose contribution is bounded."""
@@ -47,7 +46,7 @@ class Sensitivity:
         positive("clip", self.value)
         for name, scale in self.scales.items():
             positive(f"the scale of {name!r}", scale)
-        object.__setattr__(self, "scales", MappingProxyType(dict(self.scales)))
+        object.__setattr__(self, "scales", dict(self.scales))
 
     def scale(self, name: str) -> float:
         """The scale of one tensor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +77,48 @@ def plan(
         seeded=seeded,
     )
     return Plan(per_round.noise_multiplier, per_round, statement)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run's releases that shares its budget with others."""
+
+    steps: int
+    """Releases over the whole lifetime."""
+    sample_rate: float
+    """Poisson rate of the unit in each."""
+    share: float
+    """Part of the budget, in inverse noise variance over all its steps; shares need not add up to 1."""
+
+
+def split_noise(
+    target_epsilon: float, delta: float, parts: Sequence[Part], accountant: Accountant = "rdp"
+) -> tuple[float, ...]:
+    """Noise multipliers, one a part, with which all parts together cost at most ``target_epsilon``.
+
+    With noise ``z_i = c * sqrt(steps_i / share_i)`` a part of Gaussian releases takes its share of the sum of inverse
+    variances; ``c`` is found by bisection on the accountant's epsilon of everything, so the total holds for Poisson
+    samples too.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    positive("target_epsilon", target_epsilon)
+    shapes = [math.sqrt(at_least("steps", part.steps, 1) / positive("share", part.share)) for part in parts]
+
+    def cost(factor: float) -> float:
+        charges = [
+            Charge(factor * shape, part.sample_rate, part.steps) for shape, part in zip(shapes, parts, strict=True)
+        ]
+        return epsilon(charges, delta, accountant)
+
+    low, high = 1e-3, 1.0
+    while cost(high) > target_epsilon:
+        low, high = high, 2 * high
+    while high / low > 1 + 1e-4:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)
+    return tuple(high * shape for shape in shapes)
 
 
 def describe_sampler(rate: float) -> str:

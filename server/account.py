@@ -30,7 +30,8 @@ class FederationAccount:
         """Use :meth:`open`."""
         self._privacy = config.privacy
         self._rate = config.server.participation
-        self._noise = plan.noise_multiplier or 0.0
+        self._config = config
+        self._plan = plan
         self._simulation = plan.simulation
         self._ledger = ledger
 
@@ -68,7 +69,7 @@ class FederationAccount:
             BudgetExhausted: nothing was debited and the round may not be held.
         """
         if self._ledger is not None:
-            charge = Charge(self._noise, self._rate, 1)
+            charge = self._charge(number)
             self._ledger.reserve(ACCOUNT, charge, key=_key(number), replay=self._simulation)
 
     def settle(self, number: int) -> None:
@@ -96,6 +97,9 @@ class FederationAccount:
         if self._ledger is not None:
             self._ledger.close()
 
+    def _charge(self, number: int) -> Charge:
+        return Charge(self._plan.noise(self._config, number), self._rate, 1)
+
     def _cost(self, rounds: int, extra: int) -> float:
         """Epsilon of ``rounds`` and ``extra`` more.
 
@@ -104,9 +108,9 @@ class FederationAccount:
         """
         if not self._simulation and self._ledger is not None:
             charges = self._ledger.history(ACCOUNT)
-            charges += [Charge(self._noise, self._rate, extra)] if extra else []
+            charges += [self._charge(rounds + 1 + place) for place in range(extra)]
         else:
-            charges = [Charge(self._noise, self._rate, rounds + extra)] if rounds + extra else []
+            charges = [self._charge(number) for number in range(1, rounds + extra + 1)]
         return epsilon(charges, self._privacy.delta, self._privacy.accountant)
 
 

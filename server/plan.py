@@ -13,6 +13,8 @@ from .._validate import positive
 from ..config import Config
 from ..errors import ConfigError, RunError
 from ..meta.policy import Named
+from ..meta.popularity import NAME as WARM_STARTED
+from ..meta.popularity import VOTE_NORM
 from ..privacy.mechanisms import Sensitivity
 from .roster import Roster
 
@@ -71,6 +73,10 @@ class FederationPlan:
     """Public name of the run, sent with every order; empty takes it from the configuration's fingerprint."""
     noise_multiplier: float | None = None
     """z of the central noise; needed with units user and both, none otherwise."""
+    warm_noise_multiplier: float | None = None
+    """z of the warm start's central noise; needed with those units and a warm start."""
+    warm_floor: float = 1.0
+    """Public floor of the warm start's counts: see ``meta.popularity``."""
     scales: Mapping[str, float] = field(default_factory=dict)
     """Public scale by parameter, the same that devices clip with."""
     simulation: bool = True
@@ -90,11 +96,18 @@ class FederationPlan:
     locked: bool = False
     """The caller holds the :class:`RunLock` of ``run_dir`` already."""
 
-    def sensitivity(self, config: Config) -> Sensitivity | None:
-        """What one device can move the sum by (units user and both), else none."""
-        if config.privacy.unit in ("user", "both"):
-            return Sensitivity(config.privacy.clip, self.scales, "user")
-        return None
+    def sensitivity(self, config: Config, round_number: int) -> Sensitivity | None:
+        """What one device can move a round's sum by (units user and both), else none."""
+        if config.privacy.unit not in ("user", "both"):
+            return None
+        if config.phase(round_number) == "popularity":
+            return Sensitivity(VOTE_NORM, {}, "user")
+        return Sensitivity(config.privacy.clip, self.scales, "user")
+
+    def noise(self, config: Config, round_number: int) -> float:
+        """The multiplier of a round's central noise; 0 where there is none."""
+        warm = config.phase(round_number) == "popularity"
+        return (self.warm_noise_multiplier if warm else self.noise_multiplier) or 0.0
 
     def run_name(self, config: Config) -> str:
         """Public name of the run."""
@@ -114,15 +127,19 @@ class FederationPlan:
                 raise RunError(f"expected a finite float32 initialization, got {tensor.dtype} or NaN in {name!r}")
         if not self.phi0:
             raise RunError("expected an initialization with at least one tensor, got none")
-        bound = self.sensitivity(config)
-        if (bound is None) != (self.noise_multiplier is None):
+        central = config.privacy.unit in ("user", "both")
+        if central != (self.noise_multiplier is not None):
             raise ConfigError(
                 f"expected a noise multiplier with units user and both and with no other, got "
                 f"{self.noise_multiplier!r} with unit {config.privacy.unit}"
             )
-        if bound is not None:
+        if central:
             positive("noise_multiplier", self.noise_multiplier or 0.0)
-            bound.check_names(self.phi0)
+            Sensitivity(config.privacy.clip, self.scales, "user").check_names(self.phi0)
+        if central and config.phase(1) == "popularity":
+            positive("warm_noise_multiplier", self.warm_noise_multiplier or 0.0)
+        if config.phase(1) == "popularity" and WARM_STARTED not in self.phi0:
+            raise ConfigError(f"expected {WARM_STARTED!r} among the shared parameters for a warm start, got none")
         if config.server.patience is not None and self.validate is None:
             raise ConfigError("expected a validation for server.patience, got none; set server.patience to none")
 

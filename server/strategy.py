@@ -14,6 +14,8 @@ from .._streams import torch_stream
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
 from ..meta.policy import Named
+from ..meta.popularity import NAME as WARM_STARTED
+from ..meta.popularity import log_popularity
 from ..meta.reptile import OuterState, mean_update, reptile_step
 from ..privacy.entropy import NoiseSource, SeededNoise, SystemNoise
 from ..privacy.mechanisms import gaussian_sum_noise
@@ -42,23 +44,23 @@ class MetaStrategy(Strategy):
         self._config = config
         self._plan = plan
         self._roster = Roster(plan.population, plan.single)
-        self._bound = plan.sensitivity(config)
         self._gate: ReplyGate | None = None
+        self._phi: Named = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the round's devices and write one order for each node that hosts some. ``config`` is not used."""
-        phi = decode_named(arrays)
+        phi = self._phi = decode_named(arrays)
         seed = self._config.seed if self._plan.simulation else None
         drawn = poisson_participants(seed, server_round, self._plan.population, self._config.server.participation)
         shares = self._roster.assign(drawn, grid.get_node_ids())
         self._gate = ReplyGate(
             round=server_round,
             schema=self._plan.schema,
-            phi=phi,
+            phi=self._asked(server_round, phi),
             ordered={node: len(share) for node, share in shares.items()},
-            bound=self._bound,
+            bound=self._plan.sensitivity(self._config, server_round),
         )
         messages = []
         for node, share in shares.items():
@@ -79,8 +81,7 @@ class MetaStrategy(Strategy):
         self._gate = None
         self.verdict = gate.inspect(replies)
         released = self._released(server_round, _sum(gate.phi, self.verdict.admitted))
-        mean = mean_update(released, self._config.server.participation * self._plan.population)
-        phi, self.outer = reptile_step(gate.phi, mean, self.outer, self._config.server, server_round)
+        phi = self._folded(server_round, released)
         metrics = MetricRecord()
         metrics["participants"] = self.verdict.devices
         metrics["refused"] = self.verdict.refused
@@ -100,6 +101,7 @@ class MetaStrategy(Strategy):
     def summary(self) -> None:
         """Log what this strategy does."""
         server, unit = self._config.server, self._config.privacy.unit
+        bound = self._plan.sensitivity(self._config, server.rounds)
         logger.info(
             "Reptile: %d devices, Poisson rate %g, %s with step size %g; unit %s%s",
             self._plan.population,
@@ -107,14 +109,27 @@ class MetaStrategy(Strategy):
             server.outer_optimizer,
             server.outer_lr,
             unit,
-            "" if self._bound is None else f", clip {self._bound.value:g}, noise {self._plan.noise_multiplier:g}",
+            "" if bound is None else f", clip {bound.value:g}, noise {self._plan.noise_multiplier:g}",
         )
 
     def _released(self, server_round: int, total: Named) -> Named:
         """The noised sum (units user and both), or the sum itself where devices protect themselves or nobody does."""
-        if self._bound is None:
+        bound = self._plan.sensitivity(self._config, server_round)
+        if bound is None:
             return total
-        return gaussian_sum_noise(total, self._bound, self._plan.noise_multiplier or 0.0, self._noise(server_round))
+        return gaussian_sum_noise(total, bound, self._plan.noise(self._config, server_round), self._noise(server_round))
+
+    def _asked(self, server_round: int, phi: Named) -> Named:
+        """The parameters that the round's updates are about."""
+        return {WARM_STARTED: phi[WARM_STARTED]} if self._config.phase(server_round) == "popularity" else phi
+
+    def _folded(self, server_round: int, released: Named) -> Named:
+        """The next initialization: a Reptile step, or the warm start's bias."""
+        if self._config.phase(server_round) == "popularity":
+            return {**self._phi, WARM_STARTED: log_popularity(released[WARM_STARTED], self._plan.warm_floor)}
+        mean = mean_update(released, self._config.server.participation * self._plan.population)
+        phi, self.outer = reptile_step(self._phi, mean, self.outer, self._config.server, server_round)
+        return phi
 
     def _noise(self, server_round: int) -> NoiseSource:
         if self._plan.simulation:

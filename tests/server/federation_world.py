@@ -24,6 +24,7 @@ def config(**changes):
         "privacy__epsilon": None,
         "privacy__noise_multiplier": 1.0,
         "server__rounds": 6,
+        "server__warm_start": "none",
         "server__participation": 0.5,
         "server__nodes": 3,
         "server__average": 0.5,

@@ -1,0 +1,114 @@
+"""The privacy plan of a run: which noise each phase needs, and the sentence that says what it buys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..config import Config
+from ..errors import ConfigError
+from ..privacy.accounting import Charge, epsilon
+from ..privacy.planning import Part, describe_sampler, split_noise
+from ..privacy.statement import PrivacyStatement
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseNoise:
+    """Noise multipliers of one privacy unit.
+
+    Attributes:
+        adapt: of an adaptation round (user), or of a local step (interaction).
+        warm: of the warm start; none where there is none.
+        charges: everything one unit pays over its life, in order.
+    """
+
+    adapt: float
+    warm: float | None
+    charges: tuple[Charge, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPlan:
+    """What a configuration's ``privacy`` section comes to.
+
+    Attributes:
+        user: noise of the server's sums (units user and both), else none.
+        interaction: noise of the devices' releases (units interaction and both), else none.
+        statements: one for each unit, to stand wherever an epsilon is shown.
+    """
+
+    user: PhaseNoise | None
+    interaction: PhaseNoise | None
+    statements: tuple[PrivacyStatement, ...]
+
+
+def plan_budget(config: Config, *, changes: int = 1) -> BudgetPlan:
+    """Find the noise for ``privacy.epsilon``, or take ``privacy.noise_multiplier`` and tell the epsilon.
+
+    Args:
+        config: the run; its noise will be seeded, as every simulation's.
+        changes: examples that one log entry can move (``meta.examples.changes_per_entry``): part of the sensitivity.
+    """
+    unit = config.privacy.unit
+    user = _noise(config, "user") if unit in ("user", "both") else None
+    interaction = _noise(config, "interaction") if unit in ("interaction", "both") else None
+    statements = []
+    if user is not None:
+        statements.append(_statement(config, "user", user, config.privacy.clip, config.server.participation))
+    if interaction is not None:
+        bound = changes * config.privacy.example_clip
+        statements.append(_statement(config, "interaction", interaction, bound, config.privacy.sample_rate))
+    return BudgetPlan(user=user, interaction=interaction, statements=tuple(statements))
+
+
+def warm_floor(config: Config, plan: BudgetPlan, population: int) -> float:
+    """Public floor of the warm start's counts: the standard deviation of their noise, at least 0.3."""
+    noise = 0.0
+    if plan.user is not None:
+        noise = plan.user.warm or 0.0
+    if plan.interaction is not None:
+        local = (plan.interaction.warm or 0.0) * math.sqrt(population * config.server.participation)
+        noise = math.hypot(noise, local)
+    return max(noise, 0.3)
+
+
+def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
+    privacy, warm = config.privacy, config.server.warm_start != "none"
+    rate = config.server.participation if unit == "user" else privacy.sample_rate
+    steps = config.adapt_rounds if unit == "user" else privacy.max_participations * config.local.steps
+    warm_rate = rate if unit == "user" else 1.0
+    share = privacy.warm_share if warm else 0.0
+    if privacy.epsilon is not None:
+        parts = [Part(steps, rate, 1 - share)] + ([Part(1, warm_rate, share)] if warm else [])
+        try:
+            found = split_noise(privacy.epsilon, privacy.delta, parts, privacy.accountant)
+        except OverflowError:
+            raise ConfigError(f"expected an epsilon that noise can reach, got {privacy.epsilon}; raise it") from None
+        adapt, first = found[0], found[1] if warm else None
+    elif privacy.noise_multiplier is not None:
+        adapt = privacy.noise_multiplier
+        first = adapt * math.sqrt((1 - share) / (share * steps)) if warm else None
+    else:
+        raise ConfigError("expected privacy.epsilon or privacy.noise_multiplier, got neither; give one")
+    charges = (Charge(first, warm_rate, 1),) if first is not None else ()
+    per_round = 1 if unit == "user" else config.local.steps
+    charges += (Charge(adapt, rate, per_round),) * (steps // per_round)
+    return PhaseNoise(adapt=adapt, warm=first, charges=charges)
+
+
+def _statement(
+    config: Config, unit: Literal["user", "interaction"], noise: PhaseNoise, clip: float, rate: float
+) -> PrivacyStatement:
+    privacy = config.privacy
+    return PrivacyStatement(
+        epsilon=epsilon(noise.charges, privacy.delta, privacy.accountant),
+        delta=privacy.delta,
+        unit=unit,
+        accountant=privacy.accountant,
+        sampler=describe_sampler(rate),
+        noise_multiplier=noise.adapt,
+        clip=clip,
+        rounds=len(noise.charges),
+        seeded=True,
+    )

@@ -1,0 +1,127 @@
+"""A federation over a world: the plan the server gets, the participants behind the nodes, the validation between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+from flwr.app import Context
+
+from ..client.app import Participant
+from ..config import Config
+from ..meta.examples import changes_per_entry
+from ..meta.policy import Named
+from ..server.plan import FederationPlan, RoundReport
+from .budget import BudgetPlan, plan_budget, warm_floor
+from .evaluation import evaluate_scores
+from .participant import Cohort, personal_of
+from .serving import Served
+from .world import World
+
+NODES = "nodes"
+RUN_DIR = "fedrec-run-dir"
+"""Run-config key of the app: where the run's files lie."""
+RESUME = "fedrec-resume"
+"""Run-config key of the app: go on from the last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validator:
+    """Judges what a round serves: full ranking of the validation item on the training devices. Not private."""
+
+    world: World
+    nodes_dir: Path
+
+    def __call__(self, round_number: int, served: Named) -> dict[str, float]:
+        """Metric -> mean over devices."""
+        scorer = Served(
+            world=self.world,
+            phi=served,
+            which="valid",
+            personal=personal_of(self.world, self.nodes_dir, round_number),
+        )
+        evaluation = evaluate_scores(
+            scorer,
+            self.world.dataset,
+            self.world.split,
+            "valid",
+            devices=self.world.roster,
+            ks=self.world.config.evaluation.ks,
+        )
+        return {name: interval.mean for name, interval in evaluation.aggregate.items()}
+
+
+def budget_of(world: World) -> BudgetPlan:
+    """The privacy plan of the world's configuration and policy."""
+    changes = changes_per_entry(world.policy, world.config.privacy.unit)
+    return plan_budget(world.config, changes=changes)
+
+
+def plan_of(
+    world: World,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    locked: bool = False,
+    on_round: Callable[[RoundReport], None] | None = None,
+) -> FederationPlan:
+    """Everything that the server is told of a world."""
+    config, budget = world.config, budget_of(world)
+    phi0 = world.initialization()
+    spent = _Spent(config, budget)
+    return FederationPlan(
+        phi0=phi0,
+        schema=world.policy.schema(),
+        population=len(world.roster),
+        run_dir=run_dir,
+        noise_multiplier=None if budget.user is None else budget.user.adapt,
+        warm_noise_multiplier=None if budget.user is None else budget.user.warm,
+        warm_floor=warm_floor(config, budget, len(world.roster)),
+        scales={name: scale for name, scale in config.privacy.scales.items() if name in phi0},
+        validate=Validator(world=world, nodes_dir=run_dir / NODES),
+        epsilon=None if budget.interaction is None else spent,
+        on_round=on_round,
+        resume=resume,
+        locked=locked,
+    )
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """The most that a device can have spent after a round, under unit ``interaction``."""
+
+    config: Config
+    budget: BudgetPlan
+
+    def __call__(self, round_number: int) -> dict[str, float]:
+        from ..privacy.accounting import epsilon
+
+        noise, privacy = self.budget.interaction, self.config.privacy
+        charges = () if noise is None else noise.charges[:round_number]
+        return {"interaction": epsilon(charges, privacy.delta, privacy.accountant)}
+
+
+def participants(world: World, run_dir: Path) -> Callable[[Context], Participant]:
+    """A factory of cohorts for nodes that live in this process."""
+    return lambda context: Cohort(world, run_dir / NODES, _nodes(context))
+
+
+def cohort_in(context: Context) -> Participant:
+    """A cohort for a node of one of Flower's engines: the world is built anew, once a process."""
+    run_config = context.run_config
+    config = {key: value for key, value in run_config.items() if not key.startswith("fedrec-")}
+    world = world_of(tuple(sorted(config.items())))
+    return Cohort(world, Path(cast(str, run_config[RUN_DIR])) / NODES, _nodes(context))
+
+
+@lru_cache(maxsize=2)
+def world_of(flat: tuple[tuple[str, bool | float | int | str], ...]) -> World:
+    """The world of a flat configuration."""
+    return World.build(Config.from_flat(dict(flat)))
+
+
+def _nodes(context: Context) -> int:
+    return int(cast(int, context.node_config["num-partitions"]))

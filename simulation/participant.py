@@ -1,0 +1,252 @@
+"""A simulated cohort as a Flower participant: many devices behind one node, each with its own account and state.
+
+Durable order within a round: debit every device, adapt, write the personal parameters of the round, settle, answer. A
+seeded round that is repeated after a crash finds its debits and releases the same bits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from .._streams import torch_stream
+from ..client.adaptation import LocalMechanism
+from ..client.wire import TrainOrder, TrainReply
+from ..config import Config
+from ..errors import LedgerError, RunError, WireError
+from ..meta.examples import changes_per_entry
+from ..meta.policy import Named
+from ..meta.popularity import NAME as WARM_STARTED
+from ..meta.popularity import VOTE_NORM, vote
+from ..privacy.accounting import Charge
+from ..privacy.entropy import SeededNoise
+from ..privacy.ledger import Ledger
+from .budget import BudgetPlan, plan_budget
+from .cohort import DeviceTask, adapt_cohort
+from .world import World
+
+_KEPT = 3  # rounds of personal parameters that are kept: as many as checkpoints can ask for
+
+
+class Cohort:
+    """Adapts the devices of one simulated node; a ``client.app.Participant``.
+
+    Ledger and personal parameters lie in a directory named by the node's place in the roster, not by its Flower id, so
+    that a run that is resumed on other nodes finds them.
+    """
+
+    def __init__(self, world: World, nodes_dir: Path, nodes: int) -> None:
+        """Serve one of ``nodes`` parts of ``world``'s devices; what must last lies below ``nodes_dir``."""
+        self._world = world
+        self._config: Config = world.config
+        self._root = nodes_dir
+        self._nodes = nodes
+        self._place: int | None = None
+        self._budget: BudgetPlan = plan_budget(self._config, changes=changes_per_entry(world.policy, self._unit))
+        self._mechanism = None
+        if self._budget.interaction is not None:
+            self._mechanism = LocalMechanism.of(world.policy, self._config, self._budget.interaction.adapt)
+        self._personal = PersonalStore(nodes_dir, world)
+        self._ledger: Ledger | None = None
+
+    @property
+    def _unit(self) -> str:
+        return self._config.privacy.unit
+
+    def train(self, order: TrainOrder) -> TrainReply:
+        """Adapt the ordered devices that can pay, and answer with the sum of what may leave.
+
+        Raises:
+            WireError: the order is for another policy or names no device of this world.
+            LedgerError: the ledger is missing or altered: nothing is trained.
+        """
+        devices = self._devices(order)
+        paid, refused = self._pay(order, devices)
+        if not len(paid):
+            return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
+        warm = self._config.phase(order.round) == "popularity"
+        total = self._votes(order.round, paid) if warm else self._adapt(order, paid)
+        if self._ledger is not None:
+            self._ledger.settle(_key(order))
+        update = {name: value.to(torch.float32) for name, value in total.items()}
+        return TrainReply(order.round, order.schema, update=update, devices=len(paid), refused=refused)
+
+    def _devices(self, order: TrainOrder) -> NDArray[np.int64]:
+        if order.schema != self._world.policy.schema():
+            raise WireError(f"expected an order for policy {self._world.policy.schema()}, got {order.schema}")
+        if order.devices is None or order.devices[-1] >= len(self._world.roster):
+            raise WireError(f"expected an order for some of {len(self._world.roster)} devices, got another")
+        self._settle_in(int(order.devices[0]) % self._nodes)
+        return self._world.roster[order.devices]
+
+    def _settle_in(self, place: int) -> None:
+        """Open the store of the node's place in the roster."""
+        if place == self._place:
+            return
+        if self._ledger is not None:
+            self._ledger.close()
+        directory = self._root / f"node-{place}-of-{self._nodes}"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._personal = PersonalStore(directory, self._world)
+        self._ledger = _device_ledger(directory / "devices.sqlite", self._config)
+        self._place = place
+
+    def close(self) -> None:
+        """Release the ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def _pay(self, order: TrainOrder, devices: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Debit every device; those whose budget is exhausted stay out and are counted."""
+        noise = self._budget.interaction
+        if self._ledger is None or noise is None:
+            return devices, 0
+        warm = self._config.phase(order.round) == "popularity"
+        charge = (
+            Charge(noise.warm or 0.0, 1.0, 1)
+            if warm
+            else Charge(noise.adapt, self._config.privacy.sample_rate, self._config.local.steps)
+        )
+        names = {f"device:{device}": device for device in devices.tolist()}
+        accepted = self._ledger.reserve_many(names, charge, key=_key(order), replay=True).accepted
+        paid = np.array(sorted(names[name] for name in accepted), dtype=np.int64)
+        return paid, len(devices) - len(paid)
+
+    def _votes(self, round_number: int, devices: NDArray[np.int64]) -> Named:
+        """The warm start: the sum of the devices' histograms, each noised by itself under unit ``interaction``."""
+        world = self._world
+        total = torch.zeros(world.policy.items, dtype=torch.float64)
+        noise = self._budget.interaction
+        for device in devices.tolist():
+            items = world.log(device, world.split.train_end[device]).items
+            ballot = vote(items, world.policy.items, unit_norm=self._unit != "interaction")
+            if noise is not None and noise.warm is not None:
+                source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
+                ballot = ballot + source.normal(ballot.shape, noise.warm * VOTE_NORM)
+                if self._unit == "both":
+                    ballot = ballot * (VOTE_NORM / ballot.norm().clamp(min=VOTE_NORM))
+            total += ballot.double()
+        self._personal.carry(round_number)
+        return {WARM_STARTED: total}
+
+    def _adapt(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
+        world, seed = self._world, self._config.seed
+        personal = self._personal.load(order.round - 1)
+        tasks = [
+            DeviceTask(
+                device=device,
+                examples=world.examples(
+                    device,
+                    int(world.split.train_end[device]),
+                    unit=self._config.privacy.unit,
+                    stream=(seed, order.round, device),
+                ),
+                personal={name: value[device] for name, value in personal.items()},
+            )
+            for device in devices.tolist()
+        ]
+        result = adapt_cohort(world.policy, order.phi, tasks, self._config, self._mechanism, round_number=order.round)
+        self._personal.save(order.round, personal, devices, result.personal)
+        return result.total
+
+
+class PersonalStore:
+    """Personal parameters of a node's devices, one file a round; nothing is written for a policy without any.
+
+    The last rounds are kept and those that were validated, one of which will be chosen.
+    """
+
+    def __init__(self, directory: Path, world: World) -> None:
+        """Keep them in ``directory``."""
+        self._directory = directory
+        self._world = world
+        self._names = world.policy.names(scope="personal")
+
+    def path(self, round_number: int) -> Path:
+        """The file after ``round_number``."""
+        return self._directory / f"personal-{round_number:06d}.safetensors"
+
+    def load(self, round_number: int) -> Named:
+        """The parameters after ``round_number``, ``[devices of the data set, *shape]``; the start before round 1.
+
+        Raises:
+            RunError: the file of a round that was held is missing.
+        """
+        if not self._names or round_number == 0:
+            return self._world.personal_start(self._world.dataset.devices)
+        if not self.path(round_number).exists():
+            raise RunError(
+                f"expected the personal parameters of round {round_number} in {self._directory}, got none; "
+                "restore the whole run directory or start over"
+            )
+        return load_file(self.path(round_number))
+
+    def save(self, round_number: int, before: Named, devices: NDArray[np.int64], new: Sequence[Named]) -> None:
+        """Write the parameters after ``round_number``: ``before`` with ``new`` in the rows ``devices``."""
+        if not self._names:
+            return
+        after = {name: before[name].clone() for name in self._names}
+        for name, value in after.items():
+            value[torch.from_numpy(devices)] = torch.stack([own[name] for own in new])
+        self._write(round_number, after)
+
+    def carry(self, round_number: int) -> None:
+        """A round in which nothing personal moved."""
+        if self._names:
+            self._write(round_number, self.load(round_number - 1))
+
+    def _write(self, round_number: int, values: Named) -> None:
+        temporary = self.path(round_number).with_suffix(".tmp")
+        save_file(values, temporary)
+        temporary.replace(self.path(round_number))
+        old = round_number - _KEPT
+        if old % self._world.config.evaluation.every:
+            self.path(old).unlink(missing_ok=True)
+
+
+def _device_ledger(path: Path, config: Config) -> Ledger | None:
+    """The ledger of a node's devices: one account a device, each with the whole budget."""
+    if config.privacy.unit not in ("interaction", "both"):
+        return None
+    if not path.exists():
+        started = path.with_name("devices.started")
+        if started.exists():
+            raise LedgerError(f"expected the device ledger {path}, got none; nothing may be trained without it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Ledger.create(
+            path,
+            unit="interaction",
+            delta=config.privacy.delta,
+            budget_epsilon=config.privacy.epsilon,
+            accountant=config.privacy.accountant,
+        ).close()
+        started.touch()
+    return Ledger.open(path)
+
+
+def _key(order: TrainOrder) -> str:
+    return f"{order.run}:{order.round}"
+
+
+def personal_of(world: World, nodes_dir: Path, round_number: int) -> Named | None:
+    """Personal parameters of all devices after ``round_number``, gathered from every node; none for a policy without.
+
+    A simulation's diagnostic: in a deployment they never leave their devices.
+    """
+    names = world.policy.names(scope="personal")
+    if not names:
+        return None
+    gathered = world.personal_start(world.dataset.devices)
+    directories = sorted(path for path in nodes_dir.glob("node-*") if path.is_dir())
+    for directory in directories:
+        place, _, count = directory.name.removeprefix("node-").partition("-of-")
+        own = PersonalStore(directory, world).load(round_number)
+        rows = torch.from_numpy(world.roster[np.arange(len(world.roster)) % int(count) == int(place)])
+        for name, value in gathered.items():
+            value[rows] = own[name][rows]
+    return gathered

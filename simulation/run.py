@@ -1,0 +1,240 @@
+"""A run from end to end: a directory, a federation, its judgement. The public face of a simulation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+
+from ..client.app import make_client_app
+from ..config import Config, load_config
+from ..errors import RunError
+from ..meta.policy import Named
+from ..server.checkpoint import CheckpointStore
+from ..server.lock import RunLock
+from ..server.loop import run_federation
+from ..server.plan import FederationResult, RoundReport
+from .data.dataset import Dataset
+from .federation import NODES, participants, plan_of
+from .grid import LocalGrid
+from .participant import personal_of
+from .results import SUMMARY, conclude
+from .serving import Served
+from .summary import Summary
+from .world import World
+
+CONFIG = "config.toml"
+JOINT = "joint"
+"""Subdirectory of the federation that trains the joint initialization (K = 1)."""
+
+
+class Listener(Protocol):
+    """Follows a run; see :class:`Quiet`."""
+
+    def stage(self, text: str) -> None:
+        """Something new begins."""
+
+    def started(self, world: World, label: str, rounds: int) -> None:
+        """A federation of ``rounds`` rounds begins (or goes on)."""
+
+    def round(self, report: RoundReport) -> None:
+        """A round is over and safe on disk."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    def stage(self, text: str) -> None:
+        """Something new begins."""
+
+    def started(self, world: World, label: str, rounds: int) -> None:
+        """A federation begins."""
+
+    def round(self, report: RoundReport) -> None:
+        """A round is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run on disk.
+
+    Attributes:
+        directory: holds ``config.toml``, ``metrics.jsonl``, ``summary.json``, ``report.html``, checkpoints, ledgers.
+        config: its configuration.
+        summary: the content of ``summary.json``.
+    """
+
+    directory: Path
+    config: Config
+    summary: Summary
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Run:
+        """Read a finished run.
+
+        Raises:
+            RunError: the directory holds no run, or one that has not ended.
+        """
+        path = Path(directory)
+        config = config_in(path)
+        try:
+            summary = cast(Summary, json.loads((path / SUMMARY).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise RunError(
+                f"expected a finished run in {path}, got one without a readable {SUMMARY}; resume it first"
+            ) from None
+        return cls(directory=path, config=config, summary=summary)
+
+    def policy(self) -> Named:
+        """The chosen initialization, by parameter name.
+
+        Raises:
+            RunError: no whole checkpoint.
+        """
+        checkpoint = CheckpointStore(self.directory).load()
+        if checkpoint is None:
+            raise RunError(f"expected a checkpoint in {self.directory}, got none; run it again")
+        return checkpoint.best or checkpoint.phi
+
+    def served(self, dataset: Dataset | None = None) -> Served:
+        """What devices serve, given everything before their test interaction."""
+        world = World.build(self.config, dataset)
+        personal = personal_of(world, self.directory / NODES, int(self.summary["chosen_round"]))
+        return Served(world=world, phi=self.policy(), personal=personal)
+
+
+def simulate(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    dataset: Dataset | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Simulate a federation on this machine and judge it.
+
+    Args:
+        config: a configuration, the path of a TOML file, nested values, or nothing for the defaults.
+        out: run directory; without one, a new one below ``runs/`` named by data, unit and configuration.
+        resume: go on in ``out`` from its last checkpoint; its own configuration is used.
+        dataset: data to use in place of the one that the configuration names.
+        listener: follows the run.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        FedrecError: one of its subclasses; nothing on disk is corrupted.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed.
+    """
+    settings = _settings(config, Path(out) if out is not None else None, resume)
+    listener = listener or Quiet()
+    run_dir = Path(out) if out is not None else default_directory(settings)
+    started = time.perf_counter()
+    if settings.engine.threads:
+        torch.set_num_threads(settings.engine.threads)
+    listener.stage(f"loading {settings.data.name}")
+    world = World.build(settings, dataset)
+    with RunLock(run_dir):
+        _claim(run_dir, settings, resume)
+        result = _federate(world, run_dir, "meta-learned", listener, resume)
+        joint = _joint(world, run_dir, listener, resume)
+        summary = conclude(
+            world,
+            run_dir,
+            result,
+            joint=joint,
+            seconds=time.perf_counter() - started,
+            say=listener.stage,
+        )
+    return Run(directory=run_dir, config=settings, summary=summary)
+
+
+def evaluate(directory: str | Path, *, listener: Listener | None = None) -> Run:
+    """Judge a finished run anew from its checkpoints and write summary and report again."""
+    run = Run.open(directory)
+    return simulate(out=run.directory, resume=True, listener=listener)
+
+
+def default_directory(config: Config) -> Path:
+    """``runs/<data>-<unit>-<fingerprint>``, with a number behind it where that is taken."""
+    base = Path("runs") / f"{config.data.name}-{config.privacy.unit}-{config.fingerprint()[:8]}"
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def config_in(run_dir: Path) -> Config:
+    """The configuration of a run directory.
+
+    Raises:
+        RunError: there is none.
+    """
+    if not (run_dir / CONFIG).exists():
+        raise RunError(f"expected a run directory with a {CONFIG}, got {run_dir}; check the path")
+    return load_config(run_dir / CONFIG)
+
+
+def _settings(config: Config | str | Path | Mapping[str, Any] | None, out: Path | None, resume: bool) -> Config:
+    if resume:
+        if out is None:
+            raise RunError("expected the directory of the run to resume, got none; name it")
+        return config_in(out)
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        return Config.from_mapping(config)
+    return load_config(config)
+
+
+def _claim(run_dir: Path, config: Config, resume: bool) -> None:
+    """Write the configuration into a new run directory; refuse one that holds another run."""
+    path = run_dir / CONFIG
+    if path.exists() and not resume:
+        raise RunError(f"expected a new run directory, got {run_dir} with a run in it; resume it or choose another")
+    if not path.exists():
+        try:
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(config.to_toml(), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(
+                f"can't write {path}: {error.strerror}; free some space or choose another directory"
+            ) from None
+
+
+def _federate(world: World, run_dir: Path, label: str, listener: Listener, resume: bool) -> FederationResult:
+    listener.started(world, label, world.config.server.rounds)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    grid = LocalGrid(make_client_app(participants(world, run_dir)), world.config.server.nodes)
+    plan = plan_of(world, run_dir, resume=resume, locked=True, on_round=listener.round)
+    return run_federation(grid, plan, world.config)
+
+
+def _joint(world: World, run_dir: Path, listener: Listener, resume: bool) -> FederationResult | None:
+    """The baseline of a jointly trained initialization: the same federation with K = 1."""
+    config = world.config
+    if not config.evaluation.baselines or config.local.steps == 1:
+        return None
+    twin = replace(world, config=config.updated(local__steps=1))
+    return _federate(twin, run_dir / JOINT, "jointly trained (baseline)", listener, resume)
+
+
+def device_index(dataset: Dataset, user: str) -> int:
+    """The device of a data set's own user id.
+
+    Raises:
+        RunError: nobody has that id.
+    """
+    found = np.flatnonzero(np.asarray(dataset.device_ids, dtype=str) == str(user))
+    if not len(found):
+        raise RunError(f"expected a user of {dataset.name}, got {user!r}; `fedrec data describe` shows some ids")
+    return int(found[0])
