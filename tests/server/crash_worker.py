@@ -17,6 +17,7 @@ import torch
 from fedrec.server.loop import run_federation
 
 ROUNDS = 3
+BEGINNING = 20  # calls until the ledger and the first checkpoint are there
 DURABLE_CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "ftruncate")
 
 
@@ -65,12 +66,12 @@ def forked(run_dir, before=None, kill_after=None):
 
 
 def every_call(root, stride):
-    """Kill at each ``stride``-th durable call of a run, then resume."""
+    """Kill at each durable call of a run's beginning and at every ``stride``-th after that, then resume."""
     runs, call = [], 1
     while forked(run := root / f"call-{call}", partial(kill_at, call)):
         forked(run)
         runs.append(run)
-        call += stride
+        call += 1 if call < BEGINNING else stride
     return runs
 
 

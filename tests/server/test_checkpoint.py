@@ -175,3 +175,18 @@ def test_metrics_on_a_full_disk_are_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("fedrec.server._durable.os.write", full_disk)
     with pytest.raises(RunError, match="No space left on device; rounds before 1 are intact"):
         log.append({"round": 1})
+
+
+def test_a_reader_never_meets_half_a_checkpoint(tmp_path, monkeypatch, caplog):
+    """At every flush of the writer the newest checkpoint is whole: the old one, or the new one."""
+    store, seen = saved(tmp_path, 1), []
+    flush = os.fsync
+
+    def look(descriptor):
+        seen.append(CheckpointStore(tmp_path).load().round)
+        flush(descriptor)
+
+    monkeypatch.setattr("fedrec.server._durable.os.fsync", look)
+    store.save(checkpoint(2))
+    assert seen == [1, 1, 1, 2]
+    assert caplog.text == ""

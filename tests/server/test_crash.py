@@ -22,7 +22,7 @@ def outcomes(tmp_path, *arguments):
 @pytest.mark.integration
 def test_killed_before_any_durable_step_and_resumed_a_run_ends_with_the_same_bits(tmp_path):
     """Parameters, metric rows (their seconds aside) and every row of the ledger."""
-    ends = outcomes(tmp_path, "calls", "3")
+    ends = outcomes(tmp_path, "calls", "5")
     plain = ends.pop("plain")
     assert len(ends) >= 15
     assert [name for name, end in ends.items() if end != plain] == []

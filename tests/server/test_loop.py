@@ -55,6 +55,8 @@ def test_a_whole_run(plain):
     assert not world.same(result.phi, result.served)
     costs = [epsilon([Charge(1.0, 0.5, rounds)], 1e-5) for rounds in range(1, 7)]
     assert [row["epsilon"]["user"] for row in result.rows] == costs
+    with Ledger.open(run_dir / "ledger.sqlite") as ledger:
+        assert all(ledger.is_settled(f"round:{number}") for number in range(1, 7))
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(result.rows)
     assert list(lines[0]) == [
