@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._validate import at_least, positive, probability
+from ..errors import PrivacyError
 from .accounting import Accountant, Charge, epsilon, find_noise_multiplier
 from .statement import PrivacyStatement
 
@@ -102,6 +103,7 @@ def split_noise(
 
     Raises:
         ValueError: a number is out of range.
+        PrivacyError: no noise is enough.
     """
     positive("target_epsilon", target_epsilon)
     shapes = [math.sqrt(at_least("steps", part.steps, 1) / positive("share", part.share)) for part in parts]
@@ -115,6 +117,11 @@ def split_noise(
     low, high = 1e-3, 1.0
     while cost(high) > target_epsilon:
         low, high = high, 2 * high
+        if high > 1e6:
+            raise PrivacyError(
+                f"no noise reaches epsilon {target_epsilon!r} for {sum(part.steps for part in parts)} releases: "
+                "allow fewer or a larger epsilon"
+            )
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)

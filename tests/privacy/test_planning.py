@@ -1,8 +1,9 @@
 """Plans and the sentence that goes with every epsilon."""
 
 import pytest
-from fedrec.privacy.accounting import Charge
-from fedrec.privacy.planning import describe_sampler, plan
+from fedrec.errors import PrivacyError
+from fedrec.privacy.accounting import Charge, epsilon
+from fedrec.privacy.planning import Part, describe_sampler, plan, split_noise
 from fedrec.privacy.statement import PrivacyStatement
 
 USER = {"rounds": 60, "sample_rate": 0.5, "clip": 0.1, "delta": 1e-5}
@@ -71,3 +72,25 @@ def test_statement_refuses_a_unit_that_has_no_neighbours():
         PrivacyStatement(unit="both", **fields)
     with pytest.raises(ValueError, match="expected epsilon >= 0"):
         PrivacyStatement(unit="user", **(fields | {"epsilon": float("nan")}))
+
+
+@pytest.mark.parametrize("parts", [[Part(60, 0.5, 0.8), Part(1, 0.5, 0.2)], [Part(40, 1.0, 1.0)], [Part(1, 1.0, 0.01)]])
+def test_parts_of_a_run_share_one_budget(parts):
+    noises = split_noise(3.0, 1e-5, parts)
+
+    def cost(factor):
+        return epsilon(
+            [Charge(z * factor, part.sample_rate, part.steps) for z, part in zip(noises, parts, strict=True)], 1e-5
+        )
+
+    assert cost(1.0) <= 3.0 < cost(1 / 1.002)
+    # Each part's inverse variance over all its steps stands in the ratio of the shares.
+    taken = [part.steps / z**2 / part.share for z, part in zip(noises, parts, strict=True)]
+    assert taken == pytest.approx([taken[0]] * len(parts))
+
+
+def test_a_budget_that_no_noise_reaches_raises():
+    with pytest.raises(PrivacyError, match="no noise reaches epsilon 1e-09 for 1000000000 releases"):
+        split_noise(1e-9, 1e-300, [Part(10**9, 1.0, 1.0)])
+    with pytest.raises(ValueError, match="share"):
+        split_noise(1.0, 1e-5, [Part(1, 1.0, 0.0)])
