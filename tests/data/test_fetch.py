@@ -153,6 +153,7 @@ def test_both_sources_give_the_same_data_set(cache, monkeypatch, tmp_path, name,
         fetch(name, archive=path, force=True, progress=lambda line: None)
         prints.append(load(name).fingerprint())
     assert prints[0] == prints[1]
+    assert "occupation=writer" in load(name).device_feature_names
 
 
 def test_what_the_official_archive_says(cache, monkeypatch, server):

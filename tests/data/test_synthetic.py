@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fedrec.simulation.data import load, synthetic_world
+from fedrec.simulation.data.split import met_before
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,18 @@ def test_content_carries_part_of_the_taste():
 
 
 def test_segments_carry_part_of_the_taste():
-    world = synthetic_world(devices=3000, items=5, segments=3, segment_share=0.5, seed=4)
+    world = synthetic_world(devices=6000, items=5, segments=60, segment_share=0.3, seed=4)
     segments = world.dataset.device_features.argmax(axis=1)
-    means = np.stack([world.tastes[segments == s].mean(axis=0) for s in range(3)])
+    means = np.stack([world.tastes[segments == s].mean(axis=0) for s in range(60)])
     within = ((world.tastes - means[segments]) ** 2).mean()
-    assert within == pytest.approx(0.5, abs=0.05)
+    assert within == pytest.approx(0.7, abs=0.05)
+    assert (means**2).mean() == pytest.approx(0.3, abs=0.06)
+
+
+def test_in_a_large_catalogue_nothing_is_met_twice():
+    dataset = synthetic_world(devices=100, items=3000, interactions=15, popularity_skew=1.5, seed=6).dataset
+    assert not met_before(dataset).any()
+    assert dataset.lengths.mean() > 10
 
 
 @pytest.mark.parametrize(("devices", "items"), [(1, 1), (5, 2), (3, 1000), (5000, 12)])
