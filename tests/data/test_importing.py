@@ -390,3 +390,12 @@ def test_a_missing_file(cache, tmp_path):
 def test_numbers_and_dates_in_one_column(take):
     dataset = take("user,item,timestamp\nu,a,2020-09-13\nu,b,1600000000\nu,c,1.5e9\n")
     assert dataset.timestamps.tolist() == [1500000000, 1599955200, 1600000000]
+
+
+@pytest.mark.parametrize(("titles", "dated"), [(("A (1999)", "B (2001)", "C"), True), (("A (1999)", "B", "C"), False)])
+def test_years_in_titles_count_when_most_have_one(files, titles, dated):
+    items = "movieId,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(titles))
+    directory = files(ratings_csv=LOG, items_csv=items)
+    dataset = import_dataset(directory / "ratings.csv", "mine", items=directory / "items.csv")
+    assert ("title year" in [group.name for group in dataset.catalogue.groups]) == dated
+    assert dataset.catalogue.titles[:3] == titles
