@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from .results import SUMMARY, conclude
 from .serving import Served
 from .summary import Summary
 from .world import World
+
+if TYPE_CHECKING:
+    from .recommend import Recommendation
 
 CONFIG = "config.toml"
 JOINT = "joint"
@@ -107,6 +110,14 @@ class Run:
         world = World.build(self.config, dataset)
         personal = personal_of(world, self.directory / NODES, int(self.summary["chosen_round"]))
         return Served(world=world, phi=self.policy(), personal=personal)
+
+    def recommend(
+        self, user: str, k: int = 10, *, explain: bool = False, dataset: Dataset | None = None
+    ) -> list[Recommendation]:
+        """What the device of ``user`` would show now, and why; see :func:`fedrec.simulation.recommend.recommend`."""
+        from .recommend import recommend
+
+        return recommend(self, user, k, explain=explain, dataset=dataset)
 
 
 def simulate(
