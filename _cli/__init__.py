@@ -1,0 +1,1 @@
+"""What a terminal shows: progress, tables, sentences. May know every room, and imports one when it needs it."""

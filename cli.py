@@ -1,0 +1,288 @@
+"""``fedrec``: the command line. Every command calls one public function and shows what it returns.
+
+Heavy rooms are imported inside the commands, so that ``fedrec --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import __version__
+from ._cli import render, terminal
+from ._cli.keys import known_keys, markdown
+from ._cli.progress import Progress
+from .config import Config, load_config
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from .simulation.run import Run
+
+app = typer.Typer(
+    name="fedrec",
+    help="Federated, privacy-preserving recommendation: a meta-learned policy that every device adapts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Data sets: list, fetch, import, describe.", no_args_is_help=True)
+config = typer.Typer(help="The configuration: what holds, and which keys there are.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(config, name="config")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key; repeatable.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.", show_default=False)]
+ConfigPath = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.toml", help="Configuration; without one, the defaults.")
+]
+
+
+def main() -> None:
+    """Entry point of the script ``fedrec``."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 0, 1 unexpected, 2 wrong input, 130 interrupted."""
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    terminal.quieten(debug=debug)
+    return terminal.guarded(lambda: app(args=rest, prog_name="fedrec", standalone_mode=False), debug=debug)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and Flower's log.")] = False,
+) -> None:
+    del version, debug  # read before parsing, see invoke
+
+
+@app.command()
+def simulate(
+    path: ConfigPath = None,
+    overrides: Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
+Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; without one, a new one below runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run, by its own configuration.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Simulate a federation on this machine, judge it and write a report."""
+    if resume is not None and (path is not None or overrides or out is not None):
+        raise typer.BadParameter(
+            "expected --resume alone: a run goes on in its own directory, by its own configuration"
+        )
+    settings = None if resume is not None else load_config(path, overrides or ())
+    with _progress(quiet=quiet) as progress:
+        progress.stage("starting PyTorch and Flower")
+        from .simulation import run as runs
+
+        terminal.quieten()
+        where = resume or out or runs.default_directory(settings or Config())
+        try:
+            run = runs.simulate(settings, out=where, resume=resume is not None, listener=progress)
+        except KeyboardInterrupt:
+            raise terminal.Interrupted(_how_to_go_on(where)) from None
+    _show(run, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a finished run anew from its checkpoints; writes summary and report again."""
+    with _progress(quiet=quiet) as progress:
+        progress.stage("starting PyTorch and Flower")
+        from .simulation.run import evaluate as judge
+
+        terminal.quieten()
+        judged = judge(run, listener=progress)
+    _show(judged, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    user: Annotated[str, typer.Option(help="The data set's own id of a user.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", "--k", help="Length of the list.")] = 10,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what drove each score.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the policy of a run would recommend to one user now, and why."""
+    with _progress(quiet=False, closing=False) as progress:
+        progress.stage("starting PyTorch and Flower")
+        from .simulation.recommend import recommend as rank
+        from .simulation.recommend import recommendation_table
+        from .simulation.run import Run
+
+        terminal.quieten()
+        progress.stage(f"adapting the policy to user {user}")
+        found = rank(Run.open(run), user, k, explain=explain)
+    if as_json:
+        _print_json([one.to_dict() for one in found])
+        return
+    terminal.output().print(recommendation_table(found))
+
+
+@data.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Every data set that can be used by name."""
+    from dataclasses import asdict
+
+    from .simulation.data.registry import list_datasets
+
+    infos = list_datasets()
+    if as_json:
+        _print_json([asdict(info) for info in infos])
+        return
+    terminal.output().print(render.datasets_table(infos))
+
+
+@data.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.", show_default=False)],
+    archive: Annotated[Path | None, typer.Option(help="An archive of it that you have already.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again even if it is here.")] = False,
+) -> None:
+    """Fetch a registered data set into the cache, verified by hash; prints its licence notice."""
+    from .simulation.data.fetching import fetch
+
+    fetched = fetch(name, archive=archive, force=force, progress=terminal.say)
+    origin = "was here already" if fetched.source == "cache" else f"came from {fetched.source}"
+    print(f"{fetched.name} {origin}: {fetched.directory}")
+
+
+@data.command("import")
+def data_import(
+    path: Annotated[Path, typer.Argument(help="CSV, TSV, parquet, or RecBole's .inter.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What to call it.", show_default=False)],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="ROLE=COLUMN,...",
+            help="Which column is the user, item, reward, timestamp or propensity; also items.id and users.id.",
+        ),
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="A table about the items.")] = None,
+    users: Annotated[Path | None, typer.Option(help="A table about the users.")] = None,
+    separator: Annotated[str | None, typer.Option(help="What stands between two fields; guessed.")] = None,
+    header: Annotated[bool | None, typer.Option("--header/--no-header", help="Does line 1 name columns?")] = None,
+    repeats: Annotated[
+        Literal["last", "first", "keep"], typer.Option(help="Which of several interactions with one item.")
+    ] = "last",
+    reward: Annotated[Literal["rating", "click", "count"] | None, typer.Option(help="Kind of reward; guessed.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an imported data set of this name.")] = False,
+) -> None:
+    """Import your own log of interactions, and tables about items and users."""
+    from .simulation.data.importing import import_dataset
+
+    imported = import_dataset(
+        path,
+        name,
+        mapping=_mapping(mapping or ()),
+        items=items,
+        users=users,
+        separator=separator,
+        header=header,
+        repeats=repeats,
+        reward_kind=reward,
+        replace=replace,
+        progress=terminal.say,
+    )
+    print(f"{imported.name} is ready: fedrec simulate --set data.name={imported.name}")
+
+
+@data.command("describe")
+def data_describe(
+    name: Annotated[str, typer.Argument(help="Name of a data set.", show_default=False)], as_json: Json = False
+) -> None:
+    """What a data set holds."""
+    from .simulation.data.registry import describe, load
+
+    dataset = load(name, progress=terminal.say)
+    values = describe(dataset)
+    if as_json:
+        _print_json(values)
+        return
+    terminal.output().print(render.description_table(values, dataset.device_ids))
+
+
+@config.command("show")
+def config_show(path: ConfigPath = None, overrides: Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
+Overrides = None) -> None:
+    """Print the whole configuration as TOML, defaults included."""
+    print(load_config(path, overrides or ()).to_toml(), end="")
+
+
+@config.command("keys")
+def config_keys(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As docs/configuration.md.")] = False,
+) -> None:
+    """Every key with its type, bounds, default and meaning."""
+    if as_markdown:
+        print(markdown(), end="")
+        return
+    terminal.output().print(render.keys_list(known_keys()))
+
+
+def _progress(*, quiet: bool, closing: bool = True) -> Progress:
+    console = terminal.errors(quiet=quiet)
+    return Progress(console, live=console.is_terminal and not quiet, closing=closing)
+
+
+def _show(run: Run, *, as_json: bool, quiet: bool) -> None:
+    """The end of a run: JSON, its path, or everything."""
+    if as_json:
+        _print_json({**run.summary, "directory": str(run.directory)})
+    elif quiet:
+        print(run.directory)
+    else:
+        render.show_run(terminal.output(), run)
+    if run.config.privacy.unit == "none":
+        terminal.errors().print(render.no_privacy())
+
+
+def _how_to_go_on(where: Path) -> str:
+    if (where / "config.toml").exists():
+        return f"interrupted, and every finished round is safe; resume with: fedrec simulate --resume {where}"
+    return "interrupted before the first round; nothing is lost"
+
+
+def _mapping(entries: Sequence[str]) -> Mapping[str, str | None]:
+    """``user=who,item=track`` as a mapping; ``reward`` is another word for the rating, ``none`` for no column."""
+    found: dict[str, str | None] = {}
+    for entry in (part for text in entries for part in text.split(",")):
+        role, separator, column = (part.strip() for part in entry.partition("="))
+        if not (role and separator and column):
+            raise DataError(f"expected --map role=column, got {entry!r}; for example --map user=who,item=track")
+        found["rating" if role == "reward" else role] = None if column == "none" else column
+    return found
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
