@@ -76,8 +76,7 @@ def _global(
 @app.command()
 def simulate(
     path: ConfigPath = None,
-    overrides: Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
-Overrides = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; without one, a new one below runs/.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run, by its own configuration.")
@@ -229,8 +228,7 @@ def data_describe(
 
 
 @config.command("show")
-def config_show(path: ConfigPath = None, overrides: Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
-Overrides = None) -> None:
+def config_show(path: ConfigPath = None, overrides: Overrides = None) -> None:
     """Print the whole configuration as TOML, defaults included."""
     print(load_config(path, overrides or ()).to_toml(), end="")
 
