@@ -137,7 +137,7 @@ def per_example_gradients(
         return {name: torch.zeros(0, *parameters[name].shape) for name in policy.specs}
 
     def loss(chosen: Mapping[str, Tensor], one: Examples) -> Tensor:
-        batch = Examples(*(value[None] for value in one[:-1]), one.user)
+        batch = Examples._make((*(value[None] for value in one[:-1]), one.user))
         return (example_losses(policy, chosen, batch, settings) * one.present).sum()
 
     axes = Examples(0, 0, 0, 0, 0, 0, None)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def per_example_gradients(
 
 def select(examples: Examples, rows: Tensor) -> Examples:
     """The examples in ``rows``; the user's features stay."""
-    return Examples(*(value[rows] for value in examples[:-1]), examples.user)
+    return Examples._make((*(value[rows] for value in examples[:-1]), examples.user))
 
 
 def adapt_device(

@@ -22,7 +22,7 @@ class _RowsTimes(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, matrix = ctx.saved_tensors
         left = rows_times(gradient, matrix.mT) if ctx.needs_input_grad[0] else None
         right = rows.mT @ gradient if ctx.needs_input_grad[1] else None

@@ -27,7 +27,8 @@ def vote(items: Tensor, catalogue: int, *, unit_norm: bool) -> Tensor:
     counts = torch.zeros(catalogue)
     if unit_norm:
         counts[items] = 1.0
-        return counts * (VOTE_NORM / counts.norm().clamp(min=1.0))
+        norm: Tensor = torch.linalg.vector_norm(counts)
+        return counts * (VOTE_NORM / norm.clamp(min=1.0))
     return counts.index_add(0, items, torch.ones(len(items)))
 
 

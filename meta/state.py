@@ -98,13 +98,18 @@ def _transformer(parameters: Parameters, embedded: Tensor, mask: Tensor) -> Tens
     normed = _layer_norm(tokens, norms[0])
     query, key, value = (normed @ parameters["state.attention"][part] for part in range(3))
     width = dim // HEADS if dim % HEADS == 0 else dim
-    scores = (query[:, -1:, :].unflatten(-1, (-1, width)) * key.unflatten(-1, (-1, width))).sum(-1) / math.sqrt(width)
+    scores = (_heads(query[:, -1:, :], width) * _heads(key, width)).sum(-1) / math.sqrt(width)
     attention = torch.softmax(scores.masked_fill(mask[..., None] == 0, -1e4), dim=1)
-    mixed = (attention[..., None] * value.unflatten(-1, (-1, width))).sum(1).flatten(-2)
+    mixed = (attention[..., None] * _heads(value, width)).sum(1).flatten(-2)
     state = tokens[:, -1] + mixed @ parameters["state.attention"][3]
     inner = functional.gelu(_layer_norm(state, norms[1]) @ parameters["state.widen"])
     state = _layer_norm(state + inner @ parameters["state.narrow"], norms[2])
     return state * mask.amax(dim=1, keepdim=True)
+
+
+def _heads(values: Tensor, width: int) -> Tensor:
+    """``[..., dim]`` as ``[..., dim / width, width]``."""
+    return values.reshape(*values.shape[:-1], -1, width)
 
 
 def _layer_norm(values: Tensor, gain: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
         first = adapt * math.sqrt((1 - share) / (share * steps)) if warm else None
     else:
         raise ConfigError("expected privacy.epsilon or privacy.noise_multiplier, got neither; give one")
-    charges = (Charge(first, warm_rate, 1),) if first is not None else ()
+    charges: tuple[Charge, ...] = (Charge(first, warm_rate, 1),) if first is not None else ()
     per_round = 1 if unit == "user" else config.local.steps
     charges += (Charge(adapt, rate, per_round),) * (steps // per_round)
     return PhaseNoise(adapt=adapt, warm=first, charges=charges)

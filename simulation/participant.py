@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
 from ..client.wire import TrainOrder, TrainReply
-from ..config import Config
+from ..config import Config, Unit
 from ..errors import LedgerError, RunError, WireError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
@@ -55,7 +55,7 @@ class Cohort:
         self._ledger: Ledger | None = None
 
     @property
-    def _unit(self) -> str:
+    def _unit(self) -> Unit:
         return self._config.privacy.unit
 
     def train(self, order: TrainOrder) -> TrainReply:
@@ -184,7 +184,8 @@ class PersonalStore:
                 f"expected the personal parameters of round {round_number} in {self._directory}, got none; "
                 "restore the whole run directory or start over"
             )
-        return load_file(self.path(round_number))
+        kept: Named = load_file(self.path(round_number))
+        return kept
 
     def save(self, round_number: int, before: Named, devices: NDArray[np.int64], new: Sequence[Named]) -> None:
         """Write the parameters after ``round_number``: ``before`` with ``new`` in the rows ``devices``."""

@@ -40,7 +40,6 @@ from .summary import (
     SERVED,
     UNADAPTED,
     ColdStartCurves,
-    ProtocolResult,
     Result,
     Summary,
 )
@@ -198,7 +197,8 @@ def _evaluations(
     config = world.config
     negatives = sample_negatives(world.dataset, world.split, config.evaluation.negatives, seed=config.seed)
     counts = training_counts(world.dataset, world.split, world.roster)
-    full, sampled = {}, {}
+    full: dict[str, Evaluation] = {}
+    sampled: dict[str, Evaluation] = {}
     for label, contender in contenders.items():
         say(f"evaluating: {label}")
         kept = FixedBlocks(contender.scorer, world.roster)
@@ -244,8 +244,8 @@ class FixedBlocks:
 def _result(world: World, contender: Contender, full: Evaluation, sampled: Evaluation) -> Result:
     result: Result = {
         "kind": cast(Any, contender.kind),
-        "full": cast(ProtocolResult, full.to_dict()),
-        "sampled": cast(ProtocolResult, sampled.to_dict()),
+        "full": full.to_dict(),
+        "sampled": sampled.to_dict(),
     }
     if contender.note:
         result["note"] = contender.note
@@ -285,8 +285,7 @@ def _cold_start(world: World, own: Served, joint: FederationResult | None, say: 
         scorers[LOCAL_ONLY] = _local_only(world)
         scorers[POPULARITY] = popularity(world.dataset, world.split, world.roster)
     k = _headline_k(config)
-    curves = evaluate_cold_start(scorers, tasks, world.dataset, k=k, reference=SERVED, seed=config.seed)
-    return cast(ColdStartCurves, curves)
+    return evaluate_cold_start(scorers, tasks, world.dataset, k=k, reference=SERVED, seed=config.seed)
 
 
 def _headline_k(config: Config) -> int:
