@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import FrozenInstanceError, replace
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ def test_reasons_come_from_the_log_and_from_the_item(run, data):
         sizes = [abs(effect) for _, effect in one.features]
         assert sizes == sorted(sizes, reverse=True)
         assert max(len(one.because), len(one.features)) <= REASONS
+
+
+def test_features_hold_their_share_of_the_kernels(run, data):
+    """Items with no more features than are named: the shares are all there."""
+    few = {
+        str(data.catalogue.item_ids[row]) for row in np.flatnonzero((data.catalogue.features != 0).sum(1) <= REASONS)
+    }
+    found = recommend(run, data.device_ids[0], ITEMS, explain=True, dataset=data)
+    chosen = [one for one in found if one.item_id in few]
+    assert chosen
+    for one in chosen:
+        total = one.terms["taste"] + one.terms["affinity.genre"] + one.terms["affinity.year"]
+        assert sum(effect for _, effect in one.features) == pytest.approx(total, abs=1e-4)
 
 
 def test_the_first_reason_is_what_its_absence_costs(run, data):
@@ -254,3 +268,13 @@ def test_labels_of_terms():
     assert [term_label(name) for name in ("bias", "user", "state", "personal")] == [
         *("popularity", "user features", "history", "personal"),
     ]
+
+
+def test_the_code_of_the_guide_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    guide = Path(__file__).parents[2] / "docs" / "explanations.md"
+    (block,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert len(names["found"]) == 5
+    assert "score, term by term" in capsys.readouterr().out
