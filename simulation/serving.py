@@ -22,6 +22,10 @@ from .seen import Which, seen_range
 from .world import World
 
 
+ALONE_SLOW_LR = 0.03
+"""Largest step size of the slow weights in local-only training: item tables times state diverge with larger ones."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Served:
     """Scores the catalogue for devices that adapt ``phi`` to their own logs; a ``Scorer`` and a ``ColdScorer``.
@@ -117,4 +121,5 @@ class Served:
 
     def _settings(self) -> LocalConfig:
         local = self.world.config.local
-        return local.model_copy(update={"lr": self.world.config.evaluation.serve_lr})
+        slow = min(local.slow_lr, ALONE_SLOW_LR) if self.everything else local.slow_lr
+        return local.model_copy(update={"lr": self.world.config.evaluation.serve_lr, "slow_lr": slow})
