@@ -6,6 +6,7 @@ speed only and is left out of :meth:`Config.fingerprint`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -32,7 +33,8 @@ def _none_from_text(value: object) -> object:
 def _list_from_text(value: object) -> object:
     """Flower's run config has no lists: a JSON text stands for one."""
     if isinstance(value, str) and value.startswith(("[", "{")):
-        return json.loads(value)
+        with contextlib.suppress(json.JSONDecodeError):  # stays a text, which the field then refuses by its name
+            return json.loads(value)
     return value
 
 
@@ -366,11 +368,11 @@ def _toml(value: object) -> str:
     if value is None:
         return '"none"'
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, (str, bool)):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
 
