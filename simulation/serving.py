@@ -21,7 +21,6 @@ from ..meta.policy import Named, State
 from .seen import Which, seen_range
 from .world import World
 
-
 ALONE_SLOW_LR = 0.03
 """Largest step size of the slow weights in local-only training: item tables times state diverge with larger ones."""
 

@@ -100,7 +100,7 @@ def test_a_wrong_override_gets_a_sentence(override, sentence):
 
 
 def test_a_file_that_is_missing_or_no_toml_gets_a_sentence(tmp_path):
-    with pytest.raises(FedrecError, match="expected a readable TOML file at .*No such file"):
+    with pytest.raises(FedrecError, match=r"expected a readable TOML file at .*No such file"):
         load_config(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("seed = = 1")

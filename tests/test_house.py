@@ -1,4 +1,4 @@
-"""The house keeps its rules: which room may import which, what a device must not pull in, what library code must not do."""
+"""The house keeps its rules: who may import whom, what a device never pulls in, what library code never does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -119,18 +120,17 @@ def test_library_code_asserts_nothing():
 
 def global_randomness(code: str) -> list[int]:
     """Lines that draw from, or seed, a generator that the whole process shares."""
-    lines = []
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import) and any(alias.name == "random" for alias in node.names):
-            lines.append(node.lineno)
-        elif isinstance(node, ast.ImportFrom) and node.module == "random" and node.level == 0:
-            lines.append(node.lineno)
-        elif isinstance(node, ast.Call) and _draws_globally(node):
-            lines.append(node.lineno)
-    return lines
+    nodes = ast.walk(ast.parse(code))
+    return [node.lineno for node in nodes if _imports_random(node) or (isinstance(node, ast.Call) and _draws(node))]
 
 
-def _draws_globally(call: ast.Call) -> bool:
+def _imports_random(node: ast.AST) -> TypeGuard[ast.Import | ast.ImportFrom]:
+    if isinstance(node, ast.Import):
+        return any(alias.name == "random" for alias in node.names)
+    return isinstance(node, ast.ImportFrom) and node.module == "random" and node.level == 0
+
+
+def _draws(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
     last = name.rsplit(".", maxsplit=1)[-1]
     own = any(keyword.arg == "generator" for keyword in call.keywords)
