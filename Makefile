@@ -1,0 +1,21 @@
+.PHONY: help simulate test docs clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+simulate: .installed  ## simulate a private federation on MovieLens 100K and write a report
+	@echo "==> simulating a federation; a run can be interrupted and resumed"
+	@.venv/bin/fedrec simulate
+
+test: .installed  ## lint, format, types and tests: what CI runs
+	@scripts/check
+
+docs: .installed  ## write docs/configuration.md from the schema
+	@.venv/bin/fedrec config keys --markdown > docs/configuration.md
+
+clean:  ## remove the virtual environment and what tools left behind
+	rm -rf .venv build fedrec.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: .installed
+.installed:
+	@PYTHON="$(PYTHON)" scripts/install
