@@ -46,7 +46,7 @@ class FederationAccount:
             return cls(config, plan, None)
         path = plan.run_dir / LEDGER
         if checkpoint is None and not path.exists():
-            _create(path, config)
+            create_ledger(path, _settings(config))
         ledger = Ledger.open(path)
         if ledger.settings != _settings(config):
             ledger.close()
@@ -114,14 +114,17 @@ class FederationAccount:
         return epsilon(charges, self._privacy.delta, self._privacy.accountant)
 
 
-def _create(path: Path, config: Config) -> None:
-    """Create a ledger that is either there whole or not at all: the database is moved into place last."""
-    settings = _settings(config)
+def create_ledger(path: Path, settings: LedgerSettings) -> None:
+    """Create a ledger that is either there whole or not at all: the database is moved into place last.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
     with _durable.storage_errors(path, "nothing was released"):
-        _durable.sweep(path.parent, LEDGER)
-        nursery = Path(tempfile.mkdtemp(prefix=f".{LEDGER}.", dir=path.parent))
+        _durable.sweep(path.parent, path.name)
+        nursery = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            young = nursery / LEDGER
+            young = nursery / path.name
             Ledger.create(
                 young,
                 unit=settings.unit,
@@ -129,7 +132,7 @@ def _create(path: Path, config: Config) -> None:
                 budget_epsilon=settings.budget_epsilon,
                 accountant=settings.accountant,
             ).close()
-            for file in sorted(nursery.iterdir(), key=lambda file: file.name == LEDGER):
+            for file in sorted(nursery.iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.parent / file.name)
             _durable.sync_directory(path.parent)
         finally:

@@ -23,14 +23,15 @@ from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM, vote
-from ..privacy.accounting import Charge
+from ..privacy.accounting import Charge, epsilon
 from ..privacy.entropy import SeededNoise
-from ..privacy.ledger import Ledger
+from ..privacy.ledger import Ledger, LedgerSettings
+from ..server.account import create_ledger
 from .budget import BudgetPlan, plan_budget
 from .cohort import DeviceTask, adapt_cohort
 from .world import World
 
-_KEPT = 3  # rounds of personal parameters that are kept: as many as checkpoints can ask for
+_KEPT = 3  # rounds before the last that a checkpoint can ask for
 
 
 class Cohort:
@@ -81,7 +82,13 @@ class Cohort:
             raise WireError(f"expected an order for policy {self._world.policy.schema()}, got {order.schema}")
         if order.devices is None or order.devices[-1] >= len(self._world.roster):
             raise WireError(f"expected an order for some of {len(self._world.roster)} devices, got another")
-        self._settle_in(int(order.devices[0]) % self._nodes)
+        places = np.unique(order.devices % self._nodes)
+        if len(places) != 1:
+            raise WireError(
+                f"expected an order for one of {self._nodes} nodes, got devices of {len(places)} of them; "
+                "let all nodes be there before the first round"
+            )
+        self._settle_in(int(places[0]))
         return self._world.roster[order.devices]
 
     def _settle_in(self, place: int) -> None:
@@ -90,11 +97,21 @@ class Cohort:
             return
         if self._ledger is not None:
             self._ledger.close()
+        self._check_division()
         directory = self._root / f"node-{place}-of-{self._nodes}"
         directory.mkdir(parents=True, exist_ok=True)
         self._personal = PersonalStore(directory, self._world)
-        self._ledger = _device_ledger(directory / "devices.sqlite", self._config)
+        self._ledger = _device_ledger(directory / "devices.sqlite", self._config, self._budget)
         self._place = place
+
+    def _check_division(self) -> None:
+        """Refuse to divide the devices anew: their accounts and personal parameters lie where they began."""
+        for other in self._root.glob("node-*-of-*"):
+            if not other.name.endswith(f"-of-{self._nodes}"):
+                raise LedgerError(
+                    f"expected {self._nodes} nodes as before, got {other.name} in {self._root}; "
+                    "go on with as many nodes as the run began with"
+                )
 
     def close(self) -> None:
         """Release the ledger."""
@@ -131,7 +148,6 @@ class Cohort:
                 if self._unit == "both":
                     ballot = ballot * (VOTE_NORM / ballot.norm().clamp(min=VOTE_NORM))
             total += ballot.double()
-        self._personal.carry(round_number)
         return {WARM_STARTED: total}
 
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
@@ -172,20 +188,24 @@ class PersonalStore:
         return self._directory / f"personal-{round_number:06d}.safetensors"
 
     def load(self, round_number: int) -> Named:
-        """The parameters after ``round_number``, ``[devices of the data set, *shape]``; the start before round 1.
+        """The parameters after ``round_number``, ``[devices of the data set, *shape]``.
+
+        A round without an order for this node writes nothing: what the last one before it wrote still stands.
 
         Raises:
-            RunError: the file of a round that was held is missing.
+            RunError: the node has begun, and no file of that round or one before it is there.
         """
-        if not self._names or round_number == 0:
-            return self._world.personal_start(self._world.dataset.devices)
-        if not self.path(round_number).exists():
+        if not self._names:
+            return {}
+        written = self._rounds(round_number)
+        if written:
+            return dict(load_file(self.path(written[-1])))
+        if round_number > 0 and self._rounds():
             raise RunError(
                 f"expected the personal parameters of round {round_number} in {self._directory}, got none; "
                 "restore the whole run directory or start over"
             )
-        kept: Named = load_file(self.path(round_number))
-        return kept
+        return self._world.personal_start(self._world.dataset.devices)
 
     def save(self, round_number: int, before: Named, devices: NDArray[np.int64], new: Sequence[Named]) -> None:
         """Write the parameters after ``round_number``: ``before`` with ``new`` in the rows ``devices``."""
@@ -194,39 +214,44 @@ class PersonalStore:
         after = {name: before[name].clone() for name in self._names}
         for name, value in after.items():
             value[torch.from_numpy(devices)] = torch.stack([own[name] for own in new])
-        self._write(round_number, after)
-
-    def carry(self, round_number: int) -> None:
-        """A round in which nothing personal moved."""
-        if self._names:
-            self._write(round_number, self.load(round_number - 1))
-
-    def _write(self, round_number: int, values: Named) -> None:
         temporary = self.path(round_number).with_suffix(".tmp")
-        save_file(values, temporary)
+        save_file(after, temporary)
         temporary.replace(self.path(round_number))
-        old = round_number - _KEPT
-        if old % self._world.config.evaluation.every:
-            self.path(old).unlink(missing_ok=True)
+        self._prune(round_number)
+
+    def _rounds(self, last: int | None = None) -> list[int]:
+        """Rounds with a file, up to ``last``, in order."""
+        found = sorted(
+            int(path.stem.removeprefix("personal-")) for path in self._directory.glob("personal-*.safetensors")
+        )
+        return [number for number in found if last is None or number <= last]
+
+    def _prune(self, round_number: int) -> None:
+        """Drop what neither a checkpoint nor a validated round can ask for."""
+        every = self._world.config.evaluation.every
+        asked = [*range(every, round_number, every), *range(max(0, round_number - _KEPT), round_number + 1)]
+        written = self._rounds(round_number)
+        needed = {max((number for number in written if number <= wanted), default=-1) for wanted in asked}
+        for number in set(written) - needed:
+            self.path(number).unlink(missing_ok=True)
 
 
-def _device_ledger(path: Path, config: Config) -> Ledger | None:
-    """The ledger of a node's devices: one account a device, each with the whole budget."""
-    if config.privacy.unit not in ("interaction", "both"):
+def _device_ledger(path: Path, config: Config, budget: BudgetPlan) -> Ledger | None:
+    """The ledger of a node's devices: one account a device, each with the whole budget.
+
+    Where the noise is given, the budget is the epsilon that was told: nobody takes part more often than it covers.
+    """
+    if budget.interaction is None:
         return None
+    privacy = config.privacy
+    planned = epsilon(budget.interaction.charges, privacy.delta, privacy.accountant)
+    settings = LedgerSettings("interaction", privacy.delta, privacy.epsilon or planned, privacy.accountant)
+    started = path.with_name("devices.started")
     if not path.exists():
-        started = path.with_name("devices.started")
         if started.exists():
             raise LedgerError(f"expected the device ledger {path}, got none; nothing may be trained without it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Ledger.create(
-            path,
-            unit="interaction",
-            delta=config.privacy.delta,
-            budget_epsilon=config.privacy.epsilon,
-            accountant=config.privacy.accountant,
-        ).close()
-        started.touch()
+        create_ledger(path, settings)
+    started.touch()
     return Ledger.open(path)
 
 
