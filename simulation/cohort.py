@@ -6,7 +6,7 @@ purpose), as on a device by itself, so chunk size and order change nothing but t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from ..config import Config
 from ..meta.adapt import Adaptation, adapt
 from ..meta.examples import Examples, stack_examples
 from ..meta.policy import Named, Parameters, Policy
-from ..privacy.dpsgd import dp_sgd_step_batched, draw_cohort_noise
+from ..privacy.dpsgd import dp_sgd_step_batched, draw_cohort_noise, nonfinite_examples
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import clip_updates
 from ..privacy.sampling import poisson_batch
@@ -81,7 +81,7 @@ def adapt_cohort(
     """
     run = _reference if config.engine.kind == "reference" else _batched
     total: Named = {
-        name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.names(scope="shared")
+        name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released
     }
     personal: dict[int, Named] = {}
     for chunk in _chunks(policy, tasks, config, mechanism):
@@ -96,7 +96,7 @@ def _chunks(
     policy: Policy, tasks: Sequence[DeviceTask], config: Config, mechanism: LocalMechanism | None
 ) -> Iterator[list[DeviceTask]]:
     """Devices of like size together; under DP-SGD as many as their per-example gradients leave room for."""
-    size = sum(torch.Size(spec.shape).numel() for spec in policy.specs.values())
+    size = sum(torch.Size(spec.shape).numel() for spec in (policy.specs[name] for name in policy.trained))
     chunk: list[DeviceTask] = []
     for task in sorted(
         tasks, key=lambda task: (len(task.examples.present), task.examples.targets.shape[1], task.device)
@@ -130,6 +130,8 @@ def _reference(
             noise=SeededNoise(torch_stream(config.seed, round_number, task.device, "local-noise")),
             batches=torch_stream(config.seed, round_number, task.device, "batches"),
         )
+        before = {name: own[None] for name, own in task.personal.items()}
+        adaptation = _each(_contained(_each(adaptation, lambda value: value[None]), before), lambda value: value[0])
         clipped = bound_update(adaptation, config)
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
@@ -151,6 +153,7 @@ def _batched(
         adaptation = adapt_stacked(policy, phi, personal, examples, config)
     else:
         adaptation = _dp_sgd(policy, phi, personal, examples, tasks, config, mechanism, round_number)
+    adaptation = _contained(adaptation, personal)
     if config.privacy.unit in ("user", "both"):
         scales = {name: scale for name, scale in config.privacy.scales.items() if name in adaptation.update}
         total = clip_updates(adaptation.update, config.privacy.clip, scales).value
@@ -158,6 +161,30 @@ def _batched(
         total = {name: value.sum(dim=0, dtype=torch.float64) for name, value in adaptation.update.items()}
     own = [{name: value[row] for name, value in adaptation.personal.items()} for row in range(len(tasks))]
     return total, own
+
+
+def _contained(adaptation: Adaptation, personal: Named) -> Adaptation:
+    """A device that diverged answers zero and keeps its personal parameters: it must not take its neighbours along."""
+    update, new = adaptation.update, adaptation.personal
+    parts = {**{f"update {name}": value for name, value in update.items()}, **new}
+    bad = nonfinite_examples(parts)
+    if not bool(bad.any()):
+        return adaptation
+
+    def held(value: Tensor, otherwise: Tensor) -> Tensor:
+        return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), otherwise, value)
+
+    return Adaptation(
+        update={name: held(value, torch.zeros_like(value)) for name, value in update.items()},
+        personal={name: held(value, personal[name]) for name, value in new.items()},
+    )
+
+
+def _each(adaptation: Adaptation, change: Callable[[Tensor], Tensor]) -> Adaptation:
+    return Adaptation(
+        update={name: change(value) for name, value in adaptation.update.items()},
+        personal={name: change(value) for name, value in adaptation.personal.items()},
+    )
 
 
 def adapt_stacked(
@@ -186,15 +213,15 @@ def _dp_sgd(
     """K DP-SGD steps of every device: the batched twin of ``client.adaptation.adapt_privately``."""
     count = len(tasks)
     start = {
-        name: personal[name] if name in personal else phi[name].expand(count, *phi[name].shape) for name in policy.specs
+        name: personal[name] if name in personal else phi[name].expand(count, *phi[name].shape) for name in policy.trained
     }
-    shapes = {name: spec.shape for name, spec in policy.specs.items()}
+    shapes = {name: policy.specs[name].shape for name in policy.trained}
     sources = [SeededNoise(torch_stream(config.seed, round_number, task.device, "local-noise")) for task in tasks]
     batches = [torch_stream(config.seed, round_number, task.device, "batches") for task in tasks]
     std = mechanism.noise_over_clip * mechanism.clip
     parameters = start
     for _ in range(config.local.steps):
-        gradients = torch.func.vmap(lambda own, device: per_example_gradients(policy, own, device, config.local))(
+        gradients = torch.func.vmap(lambda own, device: per_example_gradients(policy, {**phi, **own}, device, config.local))(
             parameters, examples
         )
         parameters = dp_sgd_step_batched(
@@ -208,7 +235,7 @@ def _dp_sgd(
             scales=mechanism.scales,
         )
     return Adaptation(
-        update={name: parameters[name] - start[name] for name in policy.names(scope="shared")},
+        update={name: parameters[name] - start[name] for name in policy.released},
         personal={name: parameters[name] for name in policy.names(scope="personal")},
     )
 
