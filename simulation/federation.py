@@ -10,8 +10,10 @@ from typing import cast
 
 from flwr.app import Context
 
+from ..client.adaptation import LocalMechanism
 from ..client.app import Participant
 from ..config import Config
+from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..server.plan import FederationPlan, RoundReport
@@ -55,9 +57,16 @@ class Validator:
 
 
 def budget_of(world: World) -> BudgetPlan:
-    """The privacy plan of the world's configuration and policy."""
+    """The privacy plan of the world's configuration and policy.
+
+    Raises:
+        PrivacyError: the policy's examples and the local sampling rate do not go together.
+    """
     changes = changes_per_entry(world.policy, world.config.privacy.unit)
-    return plan_budget(world.config, changes=changes)
+    budget = plan_budget(world.config, changes=changes)
+    if budget.interaction is not None:
+        LocalMechanism.of(world.policy, world.config, budget.interaction.adapt)
+    return budget
 
 
 def plan_of(
@@ -75,12 +84,13 @@ def plan_of(
     return FederationPlan(
         phi0=phi0,
         schema=world.policy.schema(),
+        trained=world.policy.released,
         population=len(world.roster),
         run_dir=run_dir,
         noise_multiplier=None if budget.user is None else budget.user.adapt,
         warm_noise_multiplier=None if budget.user is None else budget.user.warm,
         warm_floor=warm_floor(config, budget, len(world.roster)),
-        scales={name: scale for name, scale in config.privacy.scales.items() if name in phi0},
+        scales={name: scale for name, scale in config.privacy.scales.items() if name in world.policy.released},
         validate=Validator(world=world, nodes_dir=run_dir / NODES),
         epsilon=None if budget.interaction is None else spent,
         on_round=on_round,
@@ -114,7 +124,22 @@ def cohort_in(context: Context) -> Participant:
     run_config = context.run_config
     config = {key: value for key, value in run_config.items() if not key.startswith("fedrec-")}
     world = world_of(tuple(sorted(config.items())))
-    return Cohort(world, Path(cast(str, run_config[RUN_DIR])) / NODES, _nodes(context))
+    return Cohort(world, run_dir_of(context) / NODES, _nodes(context))
+
+
+def run_dir_of(context: Context) -> Path:
+    """The run directory that the run config names.
+
+    Raises:
+        ConfigError: none, or a relative path: server and nodes may work in different directories.
+    """
+    path = Path(str(context.run_config.get(RUN_DIR, "")))
+    if not path.is_absolute():
+        raise ConfigError(
+            f"expected {RUN_DIR} in the run config to be an absolute path, got {str(path)!r}; "
+            f"pass --run-config '{RUN_DIR}=\"/path/of/the/run\"'"
+        )
+    return path
 
 
 @lru_cache(maxsize=2)

@@ -153,7 +153,7 @@ def simulate(
     listener.stage(f"loading {settings.data.name}")
     world = World.build(settings, dataset)
     with RunLock(run_dir):
-        _claim(run_dir, settings, resume)
+        claim(run_dir, settings, resume)
         result = _federate(world, run_dir, "meta-learned", listener, resume)
         joint = _joint(world, run_dir, listener, resume)
         summary = conclude(
@@ -206,8 +206,12 @@ def _settings(config: Config | str | Path | Mapping[str, Any] | None, out: Path 
     return load_config(config)
 
 
-def _claim(run_dir: Path, config: Config, resume: bool) -> None:
-    """Write the configuration into a new run directory; refuse one that holds another run."""
+def claim(run_dir: Path, config: Config, resume: bool) -> None:
+    """Write the configuration into a new run directory.
+
+    Raises:
+        RunError: it holds a run that is not to be resumed, or can't be written.
+    """
     path = run_dir / CONFIG
     if path.exists() and not resume:
         raise RunError(f"expected a new run directory, got {run_dir} with a run in it; resume it or choose another")
