@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..config import Config
-from ..errors import DataError
+from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
 from ..server.plan import FederationResult
 from .baselines import BiasRatings, FixedScores, RandomScores, dp_popularity, popularity
@@ -83,8 +83,13 @@ def conclude(
     """
     summary = summarise(world, run_dir, result, joint=joint, seconds=seconds, say=say)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    _write(run_dir / SUMMARY, json.dumps(summary, indent=1))
-    write_report(run_dir / REPORT, summary, rows)
+    try:
+        write_report(run_dir / REPORT, summary, rows)
+        _write(run_dir / SUMMARY, json.dumps(summary, indent=1))
+    except OSError as error:
+        raise RunError(
+            f"can't write {run_dir}: {error.strerror or error}; the federation is safe, free some space and resume it"
+        ) from None
     return summary
 
 
@@ -201,7 +206,7 @@ def _evaluations(
     sampled: dict[str, Evaluation] = {}
     for label, contender in contenders.items():
         say(f"evaluating: {label}")
-        kept = FixedBlocks(contender.scorer, world.roster)
+        kept = FixedBlocks(contender.scorer)
         for table, rivals in ((full, None), (sampled, negatives.test)):
             table[label] = evaluate_scores(
                 kept,
@@ -222,17 +227,16 @@ class FixedBlocks:
 
     _LARGEST = 50_000_000  # scores kept, 200 MB
 
-    def __init__(self, scorer: Scorer, devices: NDArray[np.int64]) -> None:
-        """Wrap ``scorer``, which will be asked for blocks of ``devices``."""
+    def __init__(self, scorer: Scorer) -> None:
+        """Wrap ``scorer``."""
         self._scorer = scorer
-        self._devices = devices
-        self._kept: dict[int, torch.Tensor] = {}
+        self._kept: dict[bytes, torch.Tensor] = {}
         self._size = 0
 
     def score(self, devices: NDArray[np.int64]) -> torch.Tensor:
         """The wrapped scorer's scores."""
-        key = int(devices[0]) if len(devices) else -1
-        if key in self._kept and len(self._kept[key]) == len(devices):
+        key = devices.tobytes()
+        if key in self._kept:
             return self._kept[key]
         scores = self._scorer.score(devices)
         if self._size + scores.numel() <= self._LARGEST:
