@@ -30,7 +30,7 @@ from .interactions import Catalogue
 
 Named = dict[str, Tensor]
 Parameters = Mapping[str, Tensor]
-Speed = Literal["fast", "slow"]
+Speed = Literal["fast", "slow", "frozen"]
 Scope = Literal["shared", "personal"]
 
 LEVELS = 5
@@ -55,8 +55,8 @@ class State(NamedTuple):
 class ParameterSpec:
     """Name, shape and role of one parameter tensor.
 
-    ``fast`` ones take K local steps, ``slow`` ones a single one where the fast ones arrived; ``personal`` ones never
-    leave the device, ``shared`` ones do, as updates.
+    ``fast`` ones take K local steps, ``slow`` ones a single one where the fast ones arrived, ``frozen`` ones none (a
+    warm start may set them); ``personal`` ones never leave the device, ``shared`` ones do, as updates.
     """
 
     name: str
@@ -110,9 +110,24 @@ class Policy:
             raise PolicyError("expected a policy with content, ids or bias, got none of them; switch one on")
         if settings.content and self.features.shape[1] == 0:
             raise PolicyError("expected content features for policy.content, got a catalogue without; set it to false")
-        if "taste" in settings.fast and not settings.content:
+        if settings.affinity and not self.kernel_names:
+            raise PolicyError("expected content features for policy.affinity, got a catalogue without; set it to false")
+        missing = [name for name in settings.fast if name not in self.specs]
+        if missing:
+            switch = {"taste": "content", "gain": "bias", "affinity": "affinity", "latent": "ids"}[missing[0]]
             raise PolicyError(
-                "expected policy.content for the fast weight taste, got false; take it out of policy.fast"
+                f"expected policy.{switch} for the fast weight {missing[0]}, got false; take it out of policy.fast"
+            )
+        unknown = sorted(set(settings.frozen) - set(self.specs))
+        if unknown or not self.released:
+            raise PolicyError(
+                f"expected policy.frozen to name some of {', '.join(self.specs)} and to leave a shared one to train, "
+                f"got {', '.join(settings.frozen)}"
+            )
+        if settings.state != "none" and not self.embeds:
+            raise PolicyError(
+                f"expected policy.ids or policy.content_embedding for the state encoder {settings.state}, got neither; "
+                "switch one on or set policy.state to none"
             )
 
     @property
@@ -175,7 +190,7 @@ class Policy:
         return ParameterSpec(
             name=name,
             shape=shape,
-            speed="fast" if fast else "slow",
+            speed="frozen" if name in self.settings.frozen else "fast" if fast else "slow",
             scope="personal" if name == "personal" else "shared",
         )
 
@@ -183,6 +198,16 @@ class Policy:
         """Sorted names of the parameters with that speed and scope."""
         chosen = self.specs.values()
         return tuple(s.name for s in chosen if speed in (None, s.speed) and scope in (None, s.scope))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Sorted names of the parameters that adaptation moves."""
+        return tuple(spec.name for spec in self.specs.values() if spec.speed != "frozen")
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        """Sorted names of the parameters whose updates leave the device: trained and shared."""
+        return tuple(spec.name for spec in self.specs.values() if spec.speed != "frozen" and spec.scope == "shared")
 
     def initial(self, generator: torch.Generator) -> Named:
         """A first initialization: small random embeddings, everything else neutral. Float32, CPU."""

@@ -47,7 +47,7 @@ class Served:
 
     def __post_init__(self) -> None:
         """A policy that holds NaN must fail, not rank first."""
-        for name, value in self.phi.items():
+        for name, value in {**self.phi, **(self.personal or {})}.items():
             if not bool(torch.isfinite(value).all()):
                 raise PolicyError(
                     f"expected finite parameters, got NaN or infinity in {name}; lower the learning rates"
@@ -64,18 +64,27 @@ class Served:
         return self.score_until(devices, np.minimum(offsets[devices] + seen, offsets[devices + 1]))
 
     def score_until(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> Tensor:
-        """Scores ``[devices, items]`` given each device's interactions before its absolute row ``stops``."""
+        """Scores ``[devices, items]`` given each device's interactions before its absolute row ``stops``.
+
+        Raises:
+            PolicyError: a score is NaN or infinite.
+        """
         chunk = self.world.config.engine.chunk
         parts = [
             self._scores(devices[first : first + chunk], stops[first : first + chunk])
             for first in range(0, len(devices), chunk)
         ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.world.policy.items)
+        scores = torch.cat(parts) if parts else torch.zeros(0, self.world.policy.items)
+        if not bool(torch.isfinite(scores).all()):
+            raise PolicyError(
+                "expected finite scores, got NaN or infinity; lower evaluation.serve_lr or the step sizes"
+            )
+        return scores
 
     def adapted(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> Named:
         """Each device's own parameters after the noise-free steps, ``[devices, *shape]``."""
         policy = self.world.policy
-        names = tuple(policy.specs) if self.everything else policy.names(speed="fast")
+        names = policy.trained if self.everything else policy.names(speed="fast")
         start = {
             name: self.personal[name][torch.from_numpy(devices)]
             if self.personal is not None and name in self.personal
