@@ -94,6 +94,8 @@ class PolicyConfig(_Section):
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
     """Fast weights: adapted by K local steps from their meta-learned start."""
+    frozen: Annotated[tuple[str, ...], Listed] = ()
+    """Parameters that adaptation leaves alone and no noise is spent on; a warm start still sets the bias."""
     init_scale: float = Field(default=0.1, gt=0)
     """Standard deviation of the initial embeddings, times 1 / sqrt(dim)."""
 

@@ -56,7 +56,7 @@ class LocalMechanism:
     def of(cls, policy: Policy, config: Config, noise_multiplier: float) -> LocalMechanism:
         """The mechanism that a configuration describes, for a policy and the noise that its plan found."""
         privacy = config.privacy
-        names = set(policy.specs)
+        names = set(policy.trained)
         return cls(
             noise_multiplier=noise_multiplier,
             clip=privacy.example_clip,
@@ -82,7 +82,7 @@ def adapt_privately(
     noise: NoiseSource,
     batches: torch.Generator | None,
 ) -> Adaptation:
-    """K steps of DP-SGD over *all* parameters, personal ones included, on Opacus.
+    """K steps of DP-SGD over *all* trained parameters, personal ones included, on Opacus.
 
     Slow weights take K steps of a K-th of their step size each, because only noised gradients may be used.
 
@@ -99,7 +99,7 @@ def adapt_privately(
         Unit interaction, add or remove one interaction: K Gaussian releases with ``mechanism.noise_multiplier`` at
         ``mechanism.sample_rate``. Released: the update, and the personal parameters if anybody asked for them.
     """
-    parameters = {name: nn.Parameter(start[name].clone()) for name in policy.specs}
+    parameters = {name: nn.Parameter(start[name].clone()) for name in policy.trained}
     optimizer = DPSGD(
         parameters,
         learning_rates=private_step_sizes(policy, settings),
@@ -111,11 +111,11 @@ def adapt_privately(
     )
     for _ in range(settings.steps):
         batch = poisson_batch(len(examples.present), mechanism.sample_rate, batches)
-        current = {name: parameter.detach() for name, parameter in parameters.items()}
+        current = {**start, **{name: parameter.detach() for name, parameter in parameters.items()}}
         optimizer.step(per_example_gradients(policy, current, select(examples, batch), settings))
     moved = {name: parameter.detach() for name, parameter in parameters.items()}
     return Adaptation(
-        update={name: moved[name] - start[name] for name in policy.names(scope="shared")},
+        update={name: moved[name] - start[name] for name in policy.released},
         personal={name: moved[name] for name in policy.names(scope="personal")},
     )
 
@@ -125,24 +125,25 @@ def private_step_sizes(policy: Policy, settings: LocalConfig) -> dict[str, float
     return {
         name: step_size(policy, settings, name) / (1 if spec.speed == "fast" else settings.steps)
         for name, spec in policy.specs.items()
+        if spec.speed != "frozen"
     }
 
 
 def per_example_gradients(
     policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig
 ) -> dict[str, Tensor]:
-    """Gradient of every example's own loss, ``[examples, *shape]`` for every parameter; zero where absent."""
+    """Gradient of every example's own loss, ``[examples, *shape]`` for every trained parameter; zero where absent."""
     count = len(examples.present)
     if count == 0:
-        return {name: torch.zeros(0, *parameters[name].shape) for name in policy.specs}
+        return {name: torch.zeros(0, *parameters[name].shape) for name in policy.trained}
 
     def loss(chosen: Mapping[str, Tensor], one: Examples) -> Tensor:
         batch = Examples._make((*(value[None] for value in one[:-1]), one.user))
-        return (example_losses(policy, chosen, batch, settings) * one.present).sum()
+        return (example_losses(policy, {**parameters, **chosen}, batch, settings) * one.present).sum()
 
     axes = Examples(0, 0, 0, 0, 0, 0, None)  # type: ignore[arg-type]
     gradients: dict[str, Tensor] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, axes))(
-        {name: parameters[name] for name in policy.specs}, examples
+        {name: parameters[name] for name in policy.trained}, examples
     )
     return gradients
 

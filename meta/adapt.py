@@ -43,14 +43,14 @@ def adapt(policy: Policy, start: Parameters, examples: Examples, settings: Local
         settings: K, step sizes, objective.
     """
     fast = descend(policy, start, examples, settings, steps=settings.steps - 1)
-    gradients = loss_gradient(policy, {**start, **fast}, tuple(policy.specs), examples, settings)
+    gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings)
     moved = {}
     for name, gradient in gradients.items():
         here = fast.get(name, start[name])
         pull = settings.weight_decay * (here - start[name]) if name in fast else 0.0
         moved[name] = here - step_size(policy, settings, name) * (gradient + pull)
     return Adaptation(
-        update={name: moved[name] - start[name] for name in policy.names(scope="shared")},
+        update={name: moved[name] - start[name] for name in policy.released},
         personal={name: moved[name] for name in policy.names(scope="personal")},
     )
 

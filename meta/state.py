@@ -109,7 +109,7 @@ def _transformer(parameters: Parameters, embedded: Tensor, mask: Tensor) -> Tens
 
 def _heads(values: Tensor, width: int) -> Tensor:
     """``[..., dim]`` as ``[..., dim / width, width]``."""
-    return values.reshape(*values.shape[:-1], -1, width)
+    return values.reshape(*values.shape[:-1], values.shape[-1] // width, width)
 
 
 def _layer_norm(values: Tensor, gain: Tensor) -> Tensor:

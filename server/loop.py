@@ -154,7 +154,7 @@ class _Federation:
         return None if self._account.affords(number + 1) else "budget"
 
     def _served(self, phi: Named) -> Named:
-        return served(phi, self._strategy.outer, self._config.server)
+        return {**phi, **served(phi, self._strategy.outer, self._config.server)}
 
     def _validation(self, number: int, phi: Named, *, due: bool) -> Mapping[str, float] | None:
         if self._plan.validate is None or not due:

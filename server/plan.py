@@ -65,6 +65,8 @@ class FederationPlan:
     """The initialization of round 1, float32 on CPU; the names of the shared parameters."""
     schema: str
     """Fingerprint of the policy."""
+    trained: tuple[str, ...] = ()
+    """Names of ``phi0`` that updates are about; empty means all. The others stay as they are."""
     population: int
     """Number of training devices, a public constant >= 2."""
     run_dir: Path
@@ -109,6 +111,12 @@ class FederationPlan:
         warm = config.phase(round_number) == "popularity"
         return (self.warm_noise_multiplier if warm else self.noise_multiplier) or 0.0
 
+    def asked(self, config: Config, round_number: int) -> tuple[str, ...]:
+        """Sorted names of the parameters that a round's updates are about."""
+        if config.phase(round_number) == "popularity":
+            return (WARM_STARTED,)
+        return tuple(sorted(self.trained or self.phi0))
+
     def run_name(self, config: Config) -> str:
         """Public name of the run."""
         return self.run or config.fingerprint()[:16]
@@ -135,7 +143,7 @@ class FederationPlan:
             )
         if central:
             positive("noise_multiplier", self.noise_multiplier or 0.0)
-            Sensitivity(config.privacy.clip, self.scales, "user").check_names(self.phi0)
+            Sensitivity(config.privacy.clip, self.scales, "user").check_names(dict.fromkeys(self.trained or self.phi0))
         if central and config.phase(1) == "popularity":
             positive("warm_noise_multiplier", self.warm_noise_multiplier or 0.0)
         if config.phase(1) == "popularity" and WARM_STARTED not in self.phi0:

@@ -121,15 +121,16 @@ class MetaStrategy(Strategy):
 
     def _asked(self, server_round: int, phi: Named) -> Named:
         """The parameters that the round's updates are about."""
-        return {WARM_STARTED: phi[WARM_STARTED]} if self._config.phase(server_round) == "popularity" else phi
+        return {name: phi[name] for name in self._plan.asked(self._config, server_round)}
 
     def _folded(self, server_round: int, released: Named) -> Named:
         """The next initialization: a Reptile step, or the warm start's bias."""
         if self._config.phase(server_round) == "popularity":
             return {**self._phi, WARM_STARTED: log_popularity(released[WARM_STARTED], self._plan.warm_floor)}
         mean = mean_update(released, self._config.server.participation * self._plan.population)
-        phi, self.outer = reptile_step(self._phi, mean, self.outer, self._config.server, server_round)
-        return phi
+        trained = self._asked(server_round, self._phi)
+        moved, self.outer = reptile_step(trained, mean, self.outer, self._config.server, server_round)
+        return {**self._phi, **moved}
 
     def _noise(self, server_round: int) -> NoiseSource:
         if self._plan.simulation:

@@ -80,9 +80,7 @@ def adapt_cohort(
         round_number: names the random streams.
     """
     run = _reference if config.engine.kind == "reference" else _batched
-    total: Named = {
-        name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released
-    }
+    total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal: dict[int, Named] = {}
     for chunk in _chunks(policy, tasks, config, mechanism):
         summed, new = run(policy, phi, chunk, config, mechanism, round_number)
@@ -213,7 +211,8 @@ def _dp_sgd(
     """K DP-SGD steps of every device: the batched twin of ``client.adaptation.adapt_privately``."""
     count = len(tasks)
     start = {
-        name: personal[name] if name in personal else phi[name].expand(count, *phi[name].shape) for name in policy.trained
+        name: personal[name] if name in personal else phi[name].expand(count, *phi[name].shape)
+        for name in policy.trained
     }
     shapes = {name: policy.specs[name].shape for name in policy.trained}
     sources = [SeededNoise(torch_stream(config.seed, round_number, task.device, "local-noise")) for task in tasks]
@@ -221,9 +220,9 @@ def _dp_sgd(
     std = mechanism.noise_over_clip * mechanism.clip
     parameters = start
     for _ in range(config.local.steps):
-        gradients = torch.func.vmap(lambda own, device: per_example_gradients(policy, {**phi, **own}, device, config.local))(
-            parameters, examples
-        )
+        gradients = torch.func.vmap(
+            lambda own, device: per_example_gradients(policy, {**phi, **own}, device, config.local)
+        )(parameters, examples)
         parameters = dp_sgd_step_batched(
             parameters,
             gradients,
