@@ -118,6 +118,8 @@ class Policy:
             raise PolicyError(
                 f"expected policy.{switch} for the fast weight {missing[0]}, got false; take it out of policy.fast"
             )
+        if not self.specs:
+            raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
         unknown = sorted(set(settings.frozen) - set(self.specs))
         if unknown or not self.released:
             raise PolicyError(
