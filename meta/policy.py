@@ -120,10 +120,10 @@ class Policy:
             )
         if not self.specs:
             raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
-        unknown = sorted(set(settings.frozen) - set(self.specs))
+        unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")))
         if unknown or not self.released:
             raise PolicyError(
-                f"expected policy.frozen to name some of {', '.join(self.specs)} and to leave a shared one to train, "
+                f"expected policy.frozen to name some of {', '.join(self.names(scope='shared'))} and to leave one to train, "
                 f"got {', '.join(settings.frozen)}"
             )
         if settings.state != "none" and not self.embeds:

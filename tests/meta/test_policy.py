@@ -217,6 +217,7 @@ BARE = Catalogue(features=np.zeros((3, 0), np.float32), feature_names=(), item_i
         ({"state": "gru", "ids": False, "content_embedding": False}, None, "for the state encoder gru"),
         ({}, BARE, "content features for policy.content"),
         ({"content": False, "fast": (), "affinity": True}, BARE, "content features for policy.affinity"),
+        ({"state": "personal", "frozen": ("personal",)}, None, "policy.frozen to name some of"),
         ({"frozen": ("bais",)}, None, "policy.frozen to name some of"),
     ],
 )
