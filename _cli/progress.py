@@ -121,7 +121,7 @@ class _Work:
     def closing(self) -> Text:
         """The line that stays behind."""
         kind = self._text.partition(":")[0]
-        return Text(kind + (f" ({self._steps} of them)" if self._steps > 1 else ""))
+        return Text(kind + (f" ({self._steps} steps)" if self._steps > 1 else ""))
 
     def __rich__(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
@@ -213,9 +213,9 @@ class _Federation(_Work):
 
 
 def spent(epsilon: Mapping[str, Any], target: float | None) -> str:
-    """Epsilon spent by unit: ``epsilon 3.14 of 8 (user)``."""
+    """Epsilon spent by unit: ``epsilon 3.14 (user) of 8``."""
     goal = "" if target is None else f" of {target:g}"
-    return ", ".join(f"epsilon {value:.2f}{goal} ({unit})" for unit, value in epsilon.items())
+    return "epsilon " + ", ".join(f"{value:.2f} ({unit})" for unit, value in epsilon.items()) + goal
 
 
 def clock(seconds: float) -> str:

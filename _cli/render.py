@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
@@ -38,7 +39,8 @@ def show_run(console: Console, run: Run) -> None:
 
     summary = run.summary
     table = summary_table(summary)
-    table.caption = None
+    table.caption, table.box = None, box.SIMPLE
+    table.title_justify, table.title_style = "left", "bold"
     console.print()
     console.print(table)
     console.print(_cost(summary))

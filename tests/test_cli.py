@@ -268,7 +268,7 @@ def test_a_log_file_gets_a_line_every_tenth_of_the_rounds():
     assert lines[0] == "meta-learned: 20 rounds with 50 devices"
     assert len(lines) == 1 + 10 + 1
     assert "round 10/20" in lines[5]
-    assert "epsilon 1.00 of 8 (user)" in lines[5]
+    assert "epsilon 1.00 (user) of 8" in lines[5]
     assert "ndcg@10 0.1000 (best 0.1000, round 10)" in lines[5]
     assert lines[-1] == "evaluating"
 
@@ -290,7 +290,8 @@ def test_a_terminal_keeps_one_line_of_what_was_done(monkeypatch):
     assert "2/4" in drawn
     assert "1:00, 1:00 left" in drawn
     assert "ndcg@10 0.1000 (best 0.2000, round 1)" in drawn
-    assert "1:00  meta-learned: round 2 of 4, best ndcg@10 0.2000 in round 1, epsilon 0.20 of 8" in stream.getvalue()
+    left = "1:00  meta-learned: round 2 of 4, best ndcg@10 0.2000 in round 1, epsilon 0.20 (user) of 8"
+    assert left in stream.getvalue()
 
 
 def test_a_resumed_federation_counts_only_its_own_rounds(monkeypatch):
