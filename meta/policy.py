@@ -122,8 +122,9 @@ class Policy:
             raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
         unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")))
         if unknown or not self.released:
+            shared = ", ".join(self.names(scope="shared"))
             raise PolicyError(
-                f"expected policy.frozen to name some of {', '.join(self.names(scope='shared'))} and to leave one to train, "
+                f"expected policy.frozen to name some of {shared} and to leave one to train, "
                 f"got {', '.join(settings.frozen)}"
             )
         if settings.state != "none" and not self.embeds:
