@@ -171,6 +171,8 @@ class ServerConfig(_Section):
     """Rounds of the federation, a warm start included."""
     warm_start: Literal["none", "popularity"] = "popularity"
     """``popularity``: round 1 releases one histogram of what devices hold and makes it the policy's bias."""
+    warm_recent: Annotated[int | None, Optional] = Field(default=None, ge=1)
+    """Most recent training items that vote in it (not under units ``interaction`` and ``both``); none takes all."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
     outer_lr: float = Field(default=1.0, gt=0)

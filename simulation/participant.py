@@ -139,8 +139,9 @@ class Cohort:
         world = self._world
         total = torch.zeros(world.policy.items, dtype=torch.float64)
         noise = self._budget.interaction
+        recent = 0 if noise is not None else self._config.server.warm_recent or 0  # an entry must not displace another
         for device in devices.tolist():
-            items = world.log(device, world.split.train_end[device]).items
+            items = world.log(device, world.split.train_end[device]).items[-recent:]
             ballot = vote(items, world.policy.items, unit_norm=self._unit != "interaction")
             if noise is not None and noise.warm is not None:
                 source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
