@@ -9,16 +9,18 @@ import pytest
 import torch
 from fedrec.config import Config
 from fedrec.server.checkpoint import CheckpointStore
-from fedrec.simulation.run import Run
+from fedrec.simulation.run import Quiet, Run
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
 
 NODES = 2
-SMALL = Config().updated(
+CENTRAL = Config().updated(
     seed=11,
     data={"name": "synthetic", "devices": 24, "items": 40, "interactions": 8},
+    policy__state="history",
     policy__dim=4,
+    privacy__unit="user",
     privacy__epsilon=None,
     privacy__noise_multiplier=0.8,
     server__rounds=3,
@@ -30,12 +32,13 @@ SMALL = Config().updated(
     evaluation__baselines=False,
     engine__threads=1,
 )
-WORLDS = {
-    "user, history": SMALL,
-    "both, personal": SMALL.updated(
-        policy__state="personal", privacy__unit="both", privacy__sample_rate=0.5, privacy__expected_batch=4.0
-    ),
-}
+BOTH = CENTRAL.updated(
+    policy__state="personal",
+    privacy__unit="both",
+    privacy__sample_rate=0.5,
+    privacy__expected_batch=4.0,
+    server__rounds=4,
+)
 
 
 def on_flower(engine, config, run_dir, processes=1, **own):
@@ -86,42 +89,61 @@ def assert_the_same(one, other):
         assert its == (None if mine is None else pytest.approx(mine, abs=1e-6))
 
 
-@pytest.mark.parametrize(("name", "processes"), [("user, history", 1), ("both, personal", 2)])
-def test_flowers_engine_and_this_process_hold_the_same_federation(flower, tmp_path, name, processes):
-    config = WORLDS[name]
-    here = fedrec.simulate(config, out=tmp_path / "here")
-    ended = on_flower(flower, config, tmp_path / "there", processes)
+class StopAfter(Quiet):
+    """Ctrl-C after a round."""
+
+    def __init__(self, number):
+        self._number = number
+
+    def round(self, report):
+        if report.round == self._number:
+            raise KeyboardInterrupt
+
+
+def assert_a_whole_run(flower, ended, run_dir, here):
+    """Flower says that the run succeeded, nothing of it is left, and it is the run of this process."""
     assert ended.status == "finished:completed", ended.log
-    there = Run.open(tmp_path / "there")
-    assert there.config == config
+    there = Run.open(run_dir)
+    assert there.config == here.config
     assert_the_same(here.directory, there.directory)
-    (cost,), (its_cost,) = here.summary["privacy"][:1], there.summary["privacy"][:1]
-    assert its_cost == cost
-    assert rows(there.directory)[0][0]["quarantined"] == {}
-    assert len(list(there.directory.glob("nodes/node-*-of-2"))) == NODES
+    assert there.summary["privacy"] == here.summary["privacy"]
+    assert {str(row["quarantined"]) for row in rows(run_dir)[0]} == {"{}"}
+    assert len(list(run_dir.glob("nodes/node-*-of-2"))) == NODES
     assert flower.settle() == []
+
+
+def test_flowers_engine_and_this_process_hold_the_same_federation(flower, tmp_path):
+    here = fedrec.simulate(CENTRAL, out=tmp_path / "here")
+    ended = on_flower(flower, CENTRAL, tmp_path / "there")
+    assert_a_whole_run(flower, ended, tmp_path / "there", here)
+
+
+def test_a_run_that_began_in_this_process_goes_on_on_flowers_engine(flower, tmp_path):
+    """Each node in a process of its own; ledgers and personal parameters of the devices move over with the run."""
+    here, there = fedrec.simulate(BOTH, out=tmp_path / "here"), tmp_path / "there"
+    with pytest.raises(KeyboardInterrupt):
+        fedrec.simulate(BOTH, out=there, listener=StopAfter(2))
+    ended = on_flower(flower, BOTH, there, NODES, **{"fedrec-resume": True})
+    assert_a_whole_run(flower, ended, there, here)
 
 
 def test_what_the_comparison_compares(tmp_path):
     """Noise, learning and two ledgers are in it, and another seed is not the same."""
-    config = WORLDS["both, personal"]
-    one = fedrec.simulate(config, out=tmp_path / "one").directory
-    again = fedrec.simulate(config, out=tmp_path / "again").directory
+    one = fedrec.simulate(BOTH, out=tmp_path / "one").directory
+    again = fedrec.simulate(BOTH, out=tmp_path / "again").directory
     assert_the_same(one, again)
     named = tensors(one)
     assert any("personal" in name for name in named)
-    assert all(
-        math.isfinite(value) and value > 0 for value in (named[name].norm().item() for name in named if "best" in name)
-    )
+    assert all(0 < tensor.norm() < math.inf for name, tensor in named.items() if name.startswith("best/"))
     assert {path.split("/")[-1] for path in ledgers(one)} == {"ledger.sqlite", "devices.sqlite"}
-    other = fedrec.simulate(config.updated(seed=12), out=tmp_path / "other").directory
+    other = fedrec.simulate(BOTH.updated(seed=12), out=tmp_path / "other").directory
     with pytest.raises(AssertionError, match="phi/"):
         assert_the_same(one, other)
 
 
 def test_an_app_that_fails_is_a_failed_run(flower, tmp_path):
-    """The command line's own exit code tells nothing of it."""
-    ended = on_flower(flower, SMALL.updated(server__nodes=1), tmp_path / "run")
+    """It is `flwr list` that tells, and why; the exit code of `flwr run` is about starting the run."""
+    ended = on_flower(flower, CENTRAL.updated(server__nodes=1), tmp_path / "run")
     assert ended.status == "finished:failed", ended.log
     assert "expected 1 Flower nodes, got 2" in ended.details
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -129,6 +151,6 @@ def test_an_app_that_fails_is_a_failed_run(flower, tmp_path):
 
 
 def test_a_key_that_is_not_in_the_folder_does_not_start(flower, tmp_path):
-    ended = on_flower(flower, SMALL, tmp_path / "run", **{"server.round": 3})
+    ended = on_flower(flower, CENTRAL, tmp_path / "run", **{"server.round": 3})
     assert (ended.code, ended.status) == (1, "")
     assert "Invalid run configuration" in ended.log
