@@ -10,8 +10,9 @@ simulate: .installed  ## simulate a private federation on MovieLens 100K and wri
 test: .installed  ## lint, format, types and tests: what CI runs
 	@scripts/check
 
-docs: .installed  ## write docs/configuration.md from the schema
+docs: .installed  ## write docs/configuration.md and simulation/flower from the schema
 	@.venv/bin/fedrec config keys --markdown > docs/configuration.md
+	@.venv/bin/fedrec config flower --set server.nodes=2 > simulation/flower/pyproject.toml
 
 clean:  ## remove the virtual environment and what tools left behind
 	rm -rf .venv build fedrec.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,7 @@ import typer
 
 from . import __version__
 from ._cli import render, terminal
+from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.progress import Progress
 from .config import Config, load_config
@@ -231,6 +232,12 @@ def data_describe(
 def config_show(path: ConfigPath = None, overrides: Overrides = None) -> None:
     """Print the whole configuration as TOML, defaults included."""
     print(load_config(path, overrides or ()).to_toml(), end="")
+
+
+@config.command("flower")
+def config_flower(path: ConfigPath = None, overrides: Overrides = None) -> None:
+    """Print the configuration as a Flower app: save it as pyproject.toml in a folder, then flwr run that folder."""
+    print(flower_app(load_config(path, overrides or ())), end="")
 
 
 @config.command("keys")

@@ -100,7 +100,7 @@ class _Federation:
         """Hold rounds until one of the reasons to stop."""
         if self._last.stopped is None:
             self._strategy.summary()
-            _wait_for_nodes(grid, self._plan.node_wait)
+            _wait_for_nodes(grid, self._plan.nodes, self._plan.node_wait)
         while self._last.stopped is None:
             self._round(grid, self._last.round + 1)
         return self._result()
@@ -228,10 +228,13 @@ class _Federation:
         )
 
 
-def _wait_for_nodes(grid: Grid, seconds: float) -> None:
-    """A round that reaches nobody costs as much as any other: don't begin before somebody is there."""
+def _wait_for_nodes(grid: Grid, wanted: int | None, seconds: float) -> None:
+    """A round that reaches nobody costs as much as any other: don't begin before all are there."""
     deadline = time.monotonic() + seconds
-    while not list(grid.get_node_ids()):
+    while (found := len(list(grid.get_node_ids()))) < (wanted or 1):
         if time.monotonic() >= deadline:
-            raise RunError(f"expected at least one Flower node within {seconds:g} s, got none; start the nodes first")
+            least = "at least one Flower node" if wanted is None else f"{wanted} Flower nodes"
+            raise RunError(f"expected {least} within {seconds:g} s, got {found or 'none'}; start the nodes first")
         time.sleep(min(1.0, seconds))
+    if wanted is not None and found > wanted:
+        raise RunError(f"expected {wanted} Flower nodes, got {found}; set server.nodes to the number of nodes")

@@ -91,8 +91,10 @@ class FederationPlan:
     """Further epsilons spent after round n (``{"interaction": ...}``), added to the federation's own."""
     on_round: Callable[[RoundReport], None] | None = None
     """Called after every round, when its checkpoint is on disk."""
+    nodes: int | None = None
+    """Flower nodes that take part, no fewer and no more; none: as many as come, at least one."""
     node_wait: float = 60.0
-    """Seconds to wait for the first node before the first round."""
+    """Seconds to wait for the nodes before the first round."""
     resume: bool = False
     """Go on from the last checkpoint; without one, start."""
     locked: bool = False

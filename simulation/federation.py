@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+import torch
 from flwr.app import Context
 
 from ..client.adaptation import LocalMechanism
@@ -94,6 +95,7 @@ def plan_of(
         validate=Validator(world=world, nodes_dir=run_dir / NODES),
         epsilon=None if budget.interaction is None else spent,
         on_round=on_round,
+        nodes=config.server.nodes,
         resume=resume,
         locked=locked,
     )
@@ -120,7 +122,10 @@ def participants(world: World, run_dir: Path) -> Callable[[Context], Participant
 
 
 def cohort_in(context: Context) -> Participant:
-    """A cohort for a node of one of Flower's engines: the world is built anew, once a process."""
+    """A cohort for a node of one of Flower's engines: the world is built anew, once a process.
+
+    Flower tells the node how many there are by ``num-partitions``.
+    """
     run_config = context.run_config
     config = {key: value for key, value in run_config.items() if not key.startswith("fedrec-")}
     world = world_of(tuple(sorted(config.items())))
@@ -144,8 +149,11 @@ def run_dir_of(context: Context) -> Path:
 
 @lru_cache(maxsize=2)
 def world_of(flat: tuple[tuple[str, bool | float | int | str], ...]) -> World:
-    """The world of a flat configuration."""
-    return World.build(Config.from_flat(dict(flat)))
+    """The world of a flat configuration, in a process that is to work on it: torch gets its threads."""
+    config = Config.from_flat(dict(flat))
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    return World.build(config)
 
 
 def _nodes(context: Context) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -106,6 +107,19 @@ def test_every_room_is_in_the_wheel():
     packaged = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT) for room in (*ROOMS, "_cli") for path in sources(room)}
     assert packaged == {"fedrec"} | {"fedrec." + ".".join(folder.parts) for folder in folders}
+
+
+def test_the_suite_runs_in_a_clone_of_any_name(tmp_path):
+    """The root is a package; pytest must not import it by the name of its folder, which need not be an identifier."""
+    clone = tmp_path / "fedrec-main"
+    (clone / "tests").mkdir(parents=True)
+    for name in ("__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "tests" / "test_one.py").write_text("def test_one():\n    pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], capture_output=True, text=True, cwd=clone, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_library_code_asserts_nothing():

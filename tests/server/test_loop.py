@@ -273,6 +273,31 @@ def test_no_node_is_a_sentence(tmp_path, monkeypatch):
         run_federation(grid, world.plan(tmp_path / "run", node_wait=0.0), world.config())
 
 
+@pytest.mark.parametrize(
+    ("nodes", "sentence"),
+    [
+        (4, "expected 4 Flower nodes within 0 s, got 3; start"),
+        (2, "expected 2 Flower nodes, got 3; set server.nodes"),
+    ],
+)
+def test_another_number_of_nodes_is_a_sentence(tmp_path, nodes, sentence):
+    plan = world.plan(tmp_path / "run", nodes=nodes, node_wait=0.0)
+    with pytest.raises(RunError, match=sentence):
+        run_federation(world.grid(nodes=3), plan, world.config())
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_waits_for_all_its_nodes(tmp_path, monkeypatch, plain):
+    """The bits of the plain run take all three nodes; they come one after the other."""
+    grid = world.grid()
+    there = list(grid.get_node_ids())
+    seen = iter([there[:1], there[:2]])
+    monkeypatch.setattr(grid, "get_node_ids", lambda: next(seen, there))
+    monkeypatch.setattr("fedrec.server.loop.time.sleep", lambda seconds: None)
+    result = run_federation(grid, world.plan(tmp_path / "run", nodes=3), world.config())
+    assert world.outcome(tmp_path / "run", result) == plain[2]
+
+
 def test_a_second_process_gets_one_sentence(tmp_path):
     run_dir = tmp_path / "run"
     with RunLock(run_dir):
