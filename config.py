@@ -115,6 +115,8 @@ class LocalConfig(_Section):
     """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
     horizon: int = Field(default=1, ge=1)
     """Targets of a position, or of a block: so many entries (history policies)."""
+    positions: Literal["uniform", "early"] = "uniform"
+    """How positions are drawn from a log: alike, or early ones more often (weight 1 / (2 + entries before it))."""
     exclude_history: bool = False
     """Leave the history out of the candidates while training, as serving leaves out what was seen."""
     baseline: float = 0.0
@@ -125,6 +127,8 @@ class LocalConfig(_Section):
     """``one``: every logged interaction is a positive with reward 1; ``value``: the logged reward itself."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Pull of the fast weights back to their start, a step (proximal term)."""
+    prior: float = Field(default=0.0, ge=0)
+    """Interactions that the start of a device is worth: n targets move it by n / (n + prior) of a mean gradient."""
 
 
 class PrivacyConfig(_Section):
@@ -173,6 +177,8 @@ class ServerConfig(_Section):
     """``popularity``: round 1 releases one histogram of what devices hold and makes it the policy's bias."""
     warm_recent: Annotated[int | None, Optional] = Field(default=None, ge=1)
     """Most recent training items that vote in it (not under units ``interaction`` and ``both``); none takes all."""
+    warm_items: int = Field(default=1, ge=1)
+    """Distinct items that count fully in a device's vote (not under ``interaction``); more of them count less each."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
     outer_lr: float = Field(default=1.0, gt=0)

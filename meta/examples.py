@@ -134,6 +134,8 @@ def _positions(count: int, settings: LocalConfig, stream: Sequence[int | str]) -
     if count > settings.windows:
         seed, *rest = stream
         keys = numpy_stream(int(seed), *rest, "examples").random(count)
+        if settings.positions == "early":  # weights 1 / (2 + row) without replacement (Efraimidis and Spirakis 2006)
+            keys = -np.log1p(-keys) * (2.0 + np.arange(count))
         chosen = np.sort(np.argpartition(keys, settings.windows)[: settings.windows])
     else:
         chosen = np.arange(count)

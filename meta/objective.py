@@ -36,9 +36,15 @@ def example_losses(policy: Policy, parameters: Parameters, examples: Examples, s
 
 
 def device_loss(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
-    """Mean loss over the examples that are present, a scalar; zero for a device without any."""
+    """Mean loss over the examples that are present, a scalar; zero for a device without any.
+
+    With ``settings.prior`` = p the mean is weighted by ``n / (n + p)`` for ``n`` known interactions: a device that has seen little
+    stays close to its start, as if the start were worth ``p`` interactions.
+    """
     losses = example_losses(policy, parameters, examples, settings)
-    return (losses * examples.present).sum() / examples.present.sum().clamp(min=1)
+    known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
+    trust = known.amax() / (known.amax() + settings.prior).clamp(min=1)
+    return trust * (losses * examples.present).sum() / examples.present.sum().clamp(min=1)
 
 
 def _log_policy(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:

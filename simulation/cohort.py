@@ -21,8 +21,9 @@ from ..client.adaptation import (
     private_step_sizes,
 )
 from ..config import Config
-from ..meta.adapt import Adaptation, adapt
+from ..meta.adapt import Adaptation, adapt, descend, step_size
 from ..meta.examples import Examples, stack_examples
+from ..meta.objective import device_loss
 from ..meta.policy import Named, Parameters, Policy
 from ..privacy.dpsgd import dp_sgd_step_batched, draw_cohort_noise, nonfinite_examples
 from ..privacy.entropy import SeededNoise
@@ -147,6 +148,10 @@ def _batched(
 ) -> tuple[Named, list[Named]]:
     examples = stack_examples([task.examples for task in tasks])
     personal = {name: torch.stack([task.personal[name] for task in tasks]) for name in policy.names(scope="personal")}
+    if mechanism is None and config.privacy.unit == "none":
+        total, moved = adapt_summed(policy, phi, personal, examples, config)
+        if all(bool(torch.isfinite(value).all()) for value in (*total.values(), *moved.values())):
+            return total, _rows(moved, len(tasks))
     if mechanism is None:
         adaptation = adapt_stacked(policy, phi, personal, examples, config)
     else:
@@ -157,8 +162,11 @@ def _batched(
         total = clip_updates(adaptation.update, config.privacy.clip, scales).value
     else:
         total = {name: value.sum(dim=0, dtype=torch.float64) for name, value in adaptation.update.items()}
-    own = [{name: value[row] for name, value in adaptation.personal.items()} for row in range(len(tasks))]
-    return total, own
+    return total, _rows(adaptation.personal, len(tasks))
+
+
+def _rows(stacked: Named, count: int) -> list[Named]:
+    return [{name: value[row] for name, value in stacked.items()} for row in range(count)]
 
 
 def _contained(adaptation: Adaptation, personal: Named) -> Adaptation:
@@ -196,6 +204,44 @@ def adapt_stacked(
 
     update, own = torch.func.vmap(one)(dict(personal), examples)
     return Adaptation(update=update, personal=own)
+
+
+def adapt_summed(
+    policy: Policy, phi: Parameters, personal: Parameters, examples: Examples, config: Config
+) -> tuple[Named, Named]:
+    """The sum of ``adapt_stacked``'s updates, and its personal parameters, where nobody's update is clipped.
+
+    Slow weights take one step each, so the sum of their updates is one gradient of the summed loss: no device's item
+    table is materialised. One device that diverges spoils the sum: the caller then takes the long way.
+    """
+    names, start = policy.names(speed="fast"), {}
+    count, settings = len(examples.present), config.local
+    for name in names:
+        start[name] = personal[name] if name in personal else phi[name].expand(count, *phi[name].shape)
+    fast: Named = dict(start)
+    if names and settings.steps > 1:
+
+        def arrive(own: Mapping[str, Tensor], device: Examples) -> Named:
+            return descend(policy, {**phi, **own}, device, settings, steps=settings.steps - 1)
+
+        fast = torch.func.vmap(arrive)(start, examples)
+
+    def summed_loss(slow: Named, arrived: Named) -> Tensor:
+        def one(own: Mapping[str, Tensor], device: Examples) -> Tensor:
+            return device_loss(policy, {**phi, **slow, **own}, device, settings)
+
+        losses: Tensor = torch.func.vmap(one)(arrived, examples)
+        return losses.sum()
+
+    slow = {name: phi[name] for name in policy.trained if name not in names}
+    slow_gradient, fast_gradient = torch.func.grad(summed_loss, argnums=(0, 1))(slow, fast)
+    moved = {}
+    for name, here in fast.items():
+        pull = settings.weight_decay * (here - start[name])
+        moved[name] = here - step_size(policy, settings, name) * (fast_gradient[name] + pull)
+    total = {name: -step_size(policy, settings, name) * value.double() for name, value in slow_gradient.items()}
+    total |= {name: (moved[name] - start[name]).sum(0, dtype=torch.float64) for name in names if name not in personal}
+    return total, {name: moved[name] for name in personal}
 
 
 def _dp_sgd(

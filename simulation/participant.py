@@ -140,9 +140,10 @@ class Cohort:
         total = torch.zeros(world.policy.items, dtype=torch.float64)
         noise = self._budget.interaction
         recent = 0 if noise is not None else self._config.server.warm_recent or 0  # an entry must not displace another
+        full = self._config.server.warm_items
         for device in devices.tolist():
             items = world.log(device, world.split.train_end[device]).items[-recent:]
-            ballot = vote(items, world.policy.items, unit_norm=self._unit != "interaction")
+            ballot = vote(items, world.policy.items, unit_norm=self._unit != "interaction", full=full)
             if noise is not None and noise.warm is not None:
                 source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
                 ballot = ballot + source.normal(ballot.shape, noise.warm * VOTE_NORM)
