@@ -90,6 +90,8 @@ class PolicyConfig(_Section):
     """Width of item embeddings and of the state."""
     history_rewards: bool = True
     """Let the reward of a history entry scale and shift its embedding."""
+    history_prior: float = Field(default=0.0, ge=0)
+    """Interactions that knowing nothing is worth: a history of n weighs n / (n + history_prior)."""
     history_length: int = Field(default=50, ge=1)
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)

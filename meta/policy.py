@@ -280,7 +280,8 @@ class Policy:
         if self.settings.history_rewards:
             gain = 1 + parameters["state.reward_gain"][state.levels]
             embedded = embedded * gain[..., None] + parameters["state.reward_shift"][state.levels]
-        return total + encoders.encode(self.settings.state, parameters, embedded * mask[..., None], mask)
+        seen = encoders.encode(self.settings.state, parameters, embedded * mask[..., None], mask)
+        return total + seen * self._trust(mask)
 
     def _gain(self, gain: Tensor, state: State) -> Tensor:
         """Weight of the bias: affine in the log of the number of known interactions (at most the history's length)."""
@@ -293,7 +294,12 @@ class Policy:
         recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
         content = functional.embedding(state.history.clamp(min=0), self.kernels)
         means = torch.einsum("sbl,blf->sbf", recency, content)
-        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of])
+        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of]) * self._trust(mask)
+
+    def _trust(self, mask: Tensor) -> Tensor:
+        """``n / (n + history_prior)`` for n known interactions, ``[batch, 1]``: who has shown little is told little."""
+        known = mask.sum(dim=-1, keepdim=True)
+        return known / (known + self.settings.history_prior).clamp(min=1)
 
 
 _NEUTRAL = ("state.norm", "state.gate_bias", "state.reward_gain", "state.reward_shift", "state.log_scale")

@@ -20,7 +20,7 @@ SCALES = (0.7, 3.0, 12.0, 60.0)
 """Initial time constants, in interactions, of the recency-weighted means of the ``history`` encoder."""
 HEADS = 2
 """Attention heads of the ``transformer`` encoder."""
-_EMPTY = 0.3  # mass of "nothing seen", in time constants: a slow mean trusts a short history less than a fast one
+_EMPTY = 0.1  # mass of "nothing seen": keeps short histories close to zero and an empty one at zero
 
 
 def encoder_shapes(kind: str, dim: int, length: int) -> dict[str, tuple[int, ...]]:
@@ -61,13 +61,10 @@ def encode(kind: str, parameters: Parameters, embedded: Tensor, mask: Tensor) ->
 
 
 def recency_weights(log_scale: Tensor, mask: Tensor) -> Tensor:
-    """Weights ``exp(-age / scale)`` of each interaction at each scale, ``[scales, batch, length]``.
-
-    They add up to less than 1: "nothing seen" weighs 0.3 time constants, so a short history stays close to none.
-    """
+    """Normalised weights ``exp(-age / scale)`` of each interaction at each scale, ``[scales, batch, length]``."""
     ages = torch.arange(mask.shape[-1] - 1, -1, -1, device=mask.device, dtype=mask.dtype)
     raw = torch.exp(-ages * torch.exp(-log_scale)[:, None])[:, None, :] * mask
-    return raw / (raw.sum(dim=-1, keepdim=True) + _EMPTY * torch.exp(log_scale)[:, None, None])
+    return raw / (raw.sum(dim=-1, keepdim=True) + _EMPTY)
 
 
 def _recency_means(parameters: Parameters, embedded: Tensor, mask: Tensor) -> Tensor:
