@@ -9,6 +9,21 @@ from pathlib import Path
 
 import pytest
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class _PlainCheckout:
+    """The checkout is no package of tests: its directory may have a name that is no identifier, such as fedrec-main."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == _CHECKOUT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_PlainCheckout())
+
+
 _SMALL = (
     "data.name=synthetic",
     "data.devices=60",
