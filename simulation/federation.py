@@ -12,10 +12,12 @@ from flwr.app import Context
 
 from ..client.adaptation import LocalMechanism
 from ..client.app import Participant
+from ..client.wire import TrainOrder, TrainReply
 from ..config import Config
 from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
+from ..server._durable import storage_errors
 from ..server.plan import FederationPlan, RoundReport
 from .budget import BudgetPlan, plan_budget, warm_floor
 from .evaluation import evaluate_scores
@@ -116,7 +118,34 @@ class _Spent:
 
 def participants(world: World, run_dir: Path) -> Callable[[Context], Participant]:
     """A factory of cohorts for nodes that live in this process."""
-    return lambda context: Cohort(world, run_dir / NODES, _nodes(context))
+    return lambda context: _Strict(Cohort(world, run_dir / NODES, _nodes(context)))
+
+
+class CohortFailed(BaseException):
+    """A simulated cohort could not answer: the run stops there, resumable.
+
+    Among real devices a round goes on without those that fail. Here it would end with other bits than a run whose disk
+    was never full. No ``Exception``, because Flower's apps turn those into replies.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class _Strict:
+    """A cohort whose failure is the run's."""
+
+    cohort: Cohort
+
+    def train(self, order: TrainOrder) -> TrainReply:
+        """See :meth:`Cohort.train`."""
+        try:
+            with storage_errors(self.cohort.root, f"the rounds before {order.round} are safe"):
+                return self.cohort.train(order)
+        except Exception as error:
+            raise CohortFailed(error) from error
 
 
 def cohort_in(context: Context) -> Participant:

@@ -21,7 +21,7 @@ from ..server.lock import RunLock
 from ..server.loop import run_federation
 from ..server.plan import FederationResult, RoundReport
 from .data.dataset import Dataset
-from .federation import NODES, participants, plan_of
+from .federation import NODES, CohortFailed, participants, plan_of
 from .grid import LocalGrid
 from .participant import personal_of
 from .results import SUMMARY, conclude
@@ -231,7 +231,10 @@ def _federate(world: World, run_dir: Path, label: str, listener: Listener, resum
     run_dir.mkdir(parents=True, exist_ok=True)
     grid = LocalGrid(make_client_app(participants(world, run_dir)), world.config.server.nodes)
     plan = plan_of(world, run_dir, resume=resume, locked=True, on_round=listener.round)
-    return run_federation(grid, plan, world.config)
+    try:
+        return run_federation(grid, plan, world.config)
+    except CohortFailed as failed:
+        raise failed.error from failed.__cause__
 
 
 def _joint(world: World, run_dir: Path, listener: Listener, resume: bool) -> FederationResult | None:
