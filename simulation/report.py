@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..server._durable import replace_file
 from . import plots
 from .guarantees import covered, not_covered
 from .page import bullets, card, key_values, page, pair, section, text_of, tile
@@ -27,10 +28,7 @@ def write_report(path: str | Path, summary: Summary, metrics: Sequence[MetricsRo
         summary: see ``summary.Summary``.
         metrics: the rows of ``metrics.jsonl``.
     """
-    target = Path(path)
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(render(summary, metrics), encoding="utf-8")
-    partial.replace(target)
+    replace_file(Path(path), render(summary, metrics).encode())
 
 
 def render(summary: Summary, metrics: Sequence[MetricsRow]) -> str:

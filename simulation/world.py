@@ -56,6 +56,11 @@ class World:
         dataset = load_dataset(config) if dataset is None else dataset
         if config.data.positive_threshold is not None:
             dataset = filter_positive(dataset, config.data.positive_threshold)
+            if not dataset.interactions:
+                raise DataError(
+                    f"expected data.positive_threshold to leave some interactions of {dataset.name}, got "
+                    f"{config.data.positive_threshold:g} above every reward; lower it"
+                )
         held_out = held_out_devices(dataset, config.data.holdout, config.seed)
         roster = np.flatnonzero(~held_out).astype(np.int64)
         if len(roster) < 2:
@@ -63,11 +68,17 @@ class World:
                 f"expected a federation of at least 2 training devices, got {len(roster)} of {dataset.devices} in "
                 f"{dataset.name}; use more data or lower data.holdout"
             )
+        split = leave_two_out(dataset)
+        if not (split.valid[roster] >= 0).any() or not (split.test[roster] >= 0).any():
+            raise DataError(
+                f"expected training devices with 3 interactions or more, the last two with items that are new to them, "
+                f"got none of {len(roster)} in {dataset.name}; without them nothing can be validated or tested"
+            )
         policy = Policy.for_catalogue(config.policy, dataset.catalogue, dataset.device_features.shape[1])
         return cls(
             config=config,
             dataset=dataset,
-            split=leave_two_out(dataset),
+            split=split,
             held_out=held_out,
             roster=roster,
             policy=policy,
