@@ -1,8 +1,8 @@
 """Runs the command line in forked children of one warm process, kills them with SIGKILL and resumes them.
 
 A child is the real command line without the seconds that its imports take (this process must not compute anything:
-torch's own threads do not survive a fork). It dies at a moment that can be named: just
-before a certain file would be renamed into place, or when a stage begins. Each chain is one run that dies several times.
+torch's threads do not survive a fork). It dies at a moment that can be named: just before a certain file would be
+renamed into place, or when a stage begins. Each chain is one run that dies several times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import fedrec.simulation.run
+import fedrec.simulation.run  # noqa: F401  the children inherit it
 import torch
 from fedrec._cli.progress import Progress
 from fedrec.cli import invoke
@@ -49,7 +49,7 @@ CHAINS = {
     "baseline": (
         "joint/checkpoints/round-000000",
         "joint/nodes/node-0-of-1/personal-000002.safetensors",
-        "joint/checkpoints/round-000003",
+        "joint/checkpoints/round-000002",
     ),
     "judgement": ("stage: evaluating", "stage: cold-start", "report.html", "summary.json"),
 }
