@@ -71,6 +71,23 @@ def budget_of(world: World) -> BudgetPlan:
     return budget
 
 
+def check_plan(world: World) -> None:
+    """Find out before anything is written whether a federation over ``world`` can be held.
+
+    Raises:
+        ConfigError: nothing measures the validation metric, or no noise reaches epsilon.
+        PrivacyError: the policy's examples and the local sampling rate do not go together.
+    """
+    settings = world.config.evaluation
+    known = [f"{name}@{k}" for name in ("hr", "ndcg", "recall") for k in settings.ks] + ["mrr"]
+    if settings.metric not in known:
+        raise ConfigError(
+            f"expected evaluation.metric to be one of {', '.join(known)}, got {settings.metric!r}; "
+            "its cut-off must be among evaluation.ks"
+        )
+    budget_of(world)
+
+
 def plan_of(
     world: World,
     run_dir: Path,

@@ -22,7 +22,7 @@ from ..server.lock import RunLock
 from ..server.loop import run_federation
 from ..server.plan import FederationResult, RoundReport
 from .data.dataset import Dataset
-from .federation import NODES, CohortFailed, participants, plan_of
+from .federation import NODES, CohortFailed, check_plan, participants, plan_of
 from .grid import LocalGrid
 from .participant import personal_of
 from .results import SUMMARY, conclude
@@ -171,6 +171,7 @@ def simulate(
         torch.set_num_threads(settings.engine.threads)
     listener.stage(f"loading {settings.data.name}")
     world = World.build(settings, dataset)
+    check_plan(world)
     with RunLock(run_dir):
         claim(run_dir, settings, resume)
         result = _federate(world, run_dir, "meta-learned", listener, resume)
