@@ -174,14 +174,16 @@ def simulate(
     check_plan(world)
     with RunLock(run_dir):
         claim(run_dir, settings, resume)
+        prepared = time.perf_counter()
         result = _federate(world, run_dir, "meta-learned", listener, resume)
         joint = _joint(world, run_dir, listener, resume)
+        held = time.perf_counter()
         summary = conclude(
             world,
             run_dir,
             result,
             joint=joint,
-            seconds=time.perf_counter() - started,
+            seconds=prepared - started + _seconds(result) + _seconds(joint) + time.perf_counter() - held,
             say=listener.stage,
         )
     return Run(directory=run_dir, config=settings, summary=summary)
@@ -266,6 +268,11 @@ def _federate(world: World, run_dir: Path, label: str, listener: Listener, resum
         return run_federation(grid, plan, world.config)
     except CohortFailed as failed:
         raise failed.error from failed.__cause__
+
+
+def _seconds(result: FederationResult | None) -> float:
+    """What all rounds took, those of earlier processes of the run included."""
+    return 0.0 if result is None else sum(float(row["seconds"]) for row in result.rows)
 
 
 def _joint(world: World, run_dir: Path, listener: Listener, resume: bool) -> FederationResult | None:
