@@ -116,7 +116,8 @@ def _told(error: BaseException) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:
         said = _once(usage())
-        _fail(f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} See 'fedrec --help'.")
+        if said:  # without any command the help has said it all
+            _fail(f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} See 'fedrec --help'.")
         return WRONG_INPUT
     if isinstance(error, FedrecError) or (isinstance(error, ValueError) and _raised_here(error)):
         _fail(str(error))

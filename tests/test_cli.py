@@ -219,6 +219,20 @@ def test_wrong_users_and_lengths_are_refused(finished, capsys):
     assert "expected k to be an integer >= 1, got 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_command_there_is_help_and_nothing_else(arguments, capsys):
+    assert invoke(arguments) == 2
+    shown = capsys.readouterr()
+    assert "Usage: fedrec" in shown.out
+    assert shown.err == ""
+
+
+def test_a_factor_for_a_parameter_that_is_not_there_is_told(small_settings, capsys):
+    extra = ["--set", "local.rates={nobody=2}", "--set", "server.rounds=2", "--out", "run", "--quiet"]
+    assert invoke(["simulate", *small_settings, *extra]) == 0
+    assert "warning: local.rates.nobody has no effect: this policy's parameters are " in capsys.readouterr().err
+
+
 def failing(error: BaseException):
     def action(*ignored):
         raise error
