@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from .evaluation import evaluate_scores
 from .participant import Cohort, personal_of
 from .serving import Served
 from .world import World
+
+logger = logging.getLogger(__name__)
 
 NODES = "nodes"
 RUN_DIR = "fedrec-run-dir"
@@ -85,6 +88,11 @@ def check_plan(world: World) -> None:
             f"expected evaluation.metric to be one of {', '.join(known)}, got {settings.metric!r}; "
             "its cut-off must be among evaluation.ks"
         )
+    for section, names in (("local.rates", world.config.local.rates), ("privacy.scales", world.config.privacy.scales)):
+        unknown = sorted(set(names) - set(world.policy.specs))
+        if unknown:
+            there = ", ".join(world.policy.specs)
+            logger.warning("%s.%s has no effect: this policy's parameters are %s", section, unknown[0], there)
     budget_of(world)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._streams import torch_stream
 from ..config import Config, Unit
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..meta.examples import Examples, build_examples, reward_levels
 from ..meta.interactions import Interactions
 from ..meta.policy import Named, Policy, State
@@ -137,6 +137,11 @@ def load_dataset(config: Config) -> Dataset:
     """The data set that ``config.data`` names; sizes and seed matter to the synthetic one only."""
     if config.data.name == "synthetic":
         data = config.data
+        if data.text_buckets:
+            raise ConfigError(
+                f"expected data.text_buckets = 0 with the synthetic world, whose titles are numbers, got "
+                f"{data.text_buckets}; set it to 0"
+            )
         return load(
             "synthetic",
             devices=data.devices,
