@@ -17,13 +17,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import crash_worker
+import killed_commands
 import pytest
 from fedrec.privacy.ledger import Ledger
 
 pytestmark = pytest.mark.integration
 
-WORKER = Path(__file__).with_name("crash_worker.py")
+WORKER = Path(__file__).with_name("killed_commands.py")
 PATIENCE = 120.0  # seconds until a process that is waited for counts as hanging
 
 
@@ -75,11 +75,11 @@ def test_the_run_that_never_stopped_is_whole(lives):
     assert "cold_start" in found["summary.json"]
 
 
-@pytest.mark.parametrize("chain", crash_worker.CHAINS)
+@pytest.mark.parametrize("chain", killed_commands.CHAINS)
 def test_killed_at_every_moment_of_a_chain_and_resumed_it_ends_with_the_same_bits(lives, chain):
     root, codes = lives
     log = (root / chain).with_suffix(".log").read_text()
-    assert codes[chain] == [-signal.SIGKILL] * len(crash_worker.CHAINS[chain]) + [0], log
+    assert codes[chain] == [-signal.SIGKILL] * len(killed_commands.CHAINS[chain]) + [0], log
     assert outcome(root / chain) == outcome(root / "plain")
 
 
@@ -111,15 +111,15 @@ def rows_in(path: Path) -> int:
 def test_a_real_process_that_is_interrupted_then_killed_goes_on_and_ends_with_the_same_bits(lives, tmp_path):
     root, _ = lives
     run = tmp_path / "run"
-    first = Life(crash_worker.arguments(run), tmp_path)
+    first = Life(killed_commands.arguments(run), tmp_path)
     code, said = first.end_when(lambda: rows_in(run / "metrics.jsonl") >= 1, signal.SIGINT)
     assert code == 130
     assert f"resume with: fedrec simulate --resume {run}" in said
     assert "Traceback" not in said
-    second = Life(crash_worker.going_on(run), tmp_path)
+    second = Life(killed_commands.going_on(run), tmp_path)
     code, _ = second.end_when(lambda: rows_in(run / "joint" / "metrics.jsonl") >= 2, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not (run / "summary.json").exists()
-    code, said = Life(crash_worker.going_on(run), tmp_path).end()
+    code, said = Life(killed_commands.going_on(run), tmp_path).end()
     assert code == 0, said
     assert outcome(run) == outcome(root / "plain")
