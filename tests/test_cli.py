@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fedrec import __version__, load_config, simulate
 from fedrec._cli import progress as progress_module
-from fedrec._cli import terminal
+from fedrec._cli import render, terminal
 from fedrec._cli.progress import Progress, clock
 from fedrec._validate import positive
 from fedrec.cli import invoke
@@ -79,6 +79,18 @@ def test_simulate_ends_with_table_privacy_and_paths(small_settings, capsys, comm
     assert f"runs/{run.name}/report.html" in shown.out
     assert "round 2/2" in shown.err
     assert "Traceback" not in shown.err
+
+
+def test_a_narrow_terminal_gets_the_full_ranking_alone_and_no_broken_intervals(finished):
+    stream = io.StringIO()
+    render.show_run(Console(file=stream, width=80), Run.open(finished))
+    shown = stream.getvalue()
+    assert "99 sampled" not in shown
+    served = next(line for line in shown.splitlines() if "meta-learned, served" in line)
+    assert served.count("[") == served.count("]") == 2
+    stream = io.StringIO()
+    render.show_run(Console(file=stream, width=101), Run.open(finished))
+    assert "99 sampled" in stream.getvalue()
 
 
 def test_json_alone_is_on_the_output_stream(small_settings, capsys):
