@@ -44,6 +44,9 @@ ConfigPath = Annotated[
     Path | None, typer.Argument(metavar="CONFIG.toml", help="Configuration; without one, the defaults.")
 ]
 
+_WITHOUT_CONTENT = """ --set policy.content=false --set 'policy.fast=["latent"]'"""
+"""What a data set without a table about its items needs."""
+
 
 def main() -> None:
     """Entry point of the script ``fedrec``."""
@@ -210,7 +213,8 @@ def data_import(
         replace=replace,
         progress=terminal.say,
     )
-    print(f"{imported.name} is ready: fedrec simulate --set data.name={imported.name}")
+    without = "" if imported.catalogue.feature_names else _WITHOUT_CONTENT
+    print(f"{imported.name} is ready: fedrec simulate --set data.name={imported.name}{without}")
 
 
 @data.command("describe")

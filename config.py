@@ -15,7 +15,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from .errors import ConfigError
 
@@ -44,6 +54,15 @@ Listed = BeforeValidator(_list_from_text)
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1; a configuration must not."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+            raise PydanticCustomError("number_type", "expected a number")
+        return value
 
 
 class DataConfig(_Section):
@@ -223,6 +242,17 @@ class EvaluationConfig(_Section):
     baselines: bool = True
     """Compute the baselines, the jointly trained initialization (K = 1) included."""
 
+    @field_validator("ks", "cold_start")
+    @classmethod
+    def _counts(cls, values: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        least = 1 if info.field_name == "ks" else 0
+        if any(value < least for value in values) or (least and not values):
+            some = "one or more integers" if least else "integers"
+            raise ValueError(
+                f"expected evaluation.{info.field_name} to be {some} >= {least}, got {list(values)}; such as [5, 10]"
+            )
+        return values
+
 
 class EngineConfig(_Section):
     """Knobs that may change speed and never a result; not part of the fingerprint."""
@@ -327,22 +357,24 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named) or a value is
             wrong.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(
-                f"expected a readable TOML file at {path}, got {error.strerror}; check the path"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"expected TOML in {path}, got a syntax error: {error}") from None
+    values = {} if path is None else _read_toml(Path(path))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"expected --set key=value, got {override!r}; for example --set privacy.epsilon=2")
         _assign(values, key.strip(), _value(text.strip()))
     return Config.from_mapping(values)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a readable TOML file at {path}, got {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"expected TOML in {path}, got bytes that are no UTF-8 text; check the path") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"expected TOML in {path}, got a syntax error: {error}") from None
 
 
 def _value(text: str) -> object:
@@ -388,6 +420,25 @@ def _toml(value: object) -> str:
     return repr(value)
 
 
+_KINDS = {
+    "model_type": "a section",
+    "tuple_type": "a list",
+    "dict_type": "a map from name to number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_parsing_size": "a smaller integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "number_type": "a number",
+}
+"""Pydantic's error types in words."""
+
+
 def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
@@ -413,5 +464,5 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
             return f"expected {key} {sign} {context[name]:g}, got {error['input']!r}"
     if error["type"] == "literal_error":
         return f"expected {key} to be one of {context['expected']}, got {error['input']!r}"
-    wanted = error["type"].removesuffix("_type").removesuffix("_parsing").replace("_", " ")
-    return f"expected {key} to be of type {wanted}, got {error['input']!r}"
+    wanted = _KINDS.get(error["type"]) or "of type " + error["type"].removesuffix("_type").replace("_", " ")
+    return f"expected {key} to be {wanted}, got {error['input']!r}"

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ..simulation.summary import Summary
 
 _SHOWN_IDS = 5
+_WIDE = 101
+"""Columns of a terminal that has room for the sampled ranking, too; the report has it in any case."""
+_FULL_RANKING = 3
+"""Columns of the table up to the full ranking."""
 
 
 def plain_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
@@ -41,6 +45,8 @@ def show_run(console: Console, run: Run) -> None:
     table = summary_table(summary)
     table.caption, table.box = None, box.SIMPLE
     table.title_justify, table.title_style = "left", "bold"
+    if console.width < _WIDE:
+        del table.columns[_FULL_RANKING:]
     console.print()
     console.print(table)
     console.print(_cost(summary))

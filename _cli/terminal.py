@@ -115,7 +115,9 @@ def _told(error: BaseException) -> int:
         return INTERRUPTED
     usage = getattr(error, "format_message", None)
     if usage is not None:
-        _fail(f"{_once(usage())} See 'fedrec --help'.")
+        said = _once(usage())
+        if said:  # without any command the help has said it all
+            _fail(f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} See 'fedrec --help'.")
         return WRONG_INPUT
     if isinstance(error, FedrecError) or (isinstance(error, ValueError) and _raised_here(error)):
         _fail(str(error))

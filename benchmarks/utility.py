@@ -75,6 +75,7 @@ class Outcome:
     cold: dict[str, Any] = field(default_factory=dict)
 
     def values(self, label: str, protocol: str, metric: str) -> list[float]:
+        """One mean over devices for each seed."""
         return [seed["results"][label][protocol][metric]["mean"] for seed in self.seeds]
 
 
@@ -259,7 +260,8 @@ def _cold_table(outcome: Outcome) -> Table:
 
 def _markdown(outcomes: Sequence[Outcome]) -> str:
     seeds = max((len(outcome.seeds) for outcome in outcomes), default=0)
-    text = f"# Utility on ml-100k\n\n`python benchmarks/utility.py`, {seeds} seeds; test split, round chosen on validation.\n\n"
+    text = "# Utility on ml-100k\n\n"
+    text += f"`python benchmarks/utility.py`, {seeds} seeds; test split, round chosen on validation.\n\n"
     text += _rows(list(HEAD), _lines(outcomes))
     for outcome in outcomes:
         if outcome.cold:

@@ -38,8 +38,8 @@ def example_losses(policy: Policy, parameters: Parameters, examples: Examples, s
 def device_loss(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
     """Mean loss over the examples that are present, a scalar; zero for a device without any.
 
-    With ``settings.prior`` = p the mean is weighted by ``n / (n + p)`` for ``n`` known interactions: a device that has seen little
-    stays close to its start, as if the start were worth ``p`` interactions.
+    With ``settings.prior`` = p the mean is weighted by ``n / (n + p)`` for ``n`` known interactions: a device that has
+    seen little stays close to its start, as if the start were worth ``p`` interactions.
     """
     losses = example_losses(policy, parameters, examples, settings)
     known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present

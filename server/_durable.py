@@ -13,7 +13,11 @@ from ..errors import RunError
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Write ``content`` next to ``target``, flush it to the disk and rename it over ``target``."""
+    """Write ``content`` next to ``target``, flush it to the disk and rename it over ``target``.
+
+    Drafts of ``target`` that a killed process left go first: there is one writer at a time.
+    """
+    sweep(target.parent, f"{target.name}.")
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     draft = Path(name)
     try:

@@ -120,8 +120,12 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.flat().items() if not key.startswith("engine.")}
 
 
-def check_same_run(checkpoint: Checkpoint, config: Config, schema: str, population: int) -> None:
+def check_same_run(
+    checkpoint: Checkpoint, config: Config, schema: str | None = None, population: int | None = None
+) -> None:
     """Refuse to go on with other settings, another policy or another population than the checkpoint's.
+
+    Without ``schema`` and ``population`` the settings alone are compared, before the data have to be loaded.
 
     Raises:
         RunError: naming up to three keys that differ.
@@ -135,6 +139,8 @@ def check_same_run(checkpoint: Checkpoint, config: Config, schema: str, populati
             f"expected the configuration that this run began with, got a difference in {shown}{more}; "
             "resume with the run's own configuration or choose another directory"
         )
+    if schema is None or population is None:
+        return
     if schema != checkpoint.schema or population != checkpoint.population:
         raise RunError(
             f"expected policy {checkpoint.schema:.12} over {checkpoint.population} devices, got {schema:.12} over "

@@ -11,6 +11,10 @@ from typing import Self
 from ..errors import RunError
 
 
+def _reason(directory: Path, error: OSError) -> str:
+    return "it is a file" if directory.is_file() else error.strerror or str(error)
+
+
 class RunLock:
     """An advisory lock (``flock``) on ``RUN/run.lock``; the operating system releases it when its process ends or dies.
 
@@ -29,7 +33,7 @@ class RunLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise RunError(
-                f"can't use {self._path.parent} as a run directory: {error.strerror}; choose another"
+                f"can't use {self._path.parent} as a run directory: {_reason(self._path.parent, error)}; choose another"
             ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

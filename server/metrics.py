@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import RunError
 from . import _durable
 
 
@@ -18,7 +19,17 @@ class MetricsLog:
         self.rows = _read(path)
 
     def keep_until(self, last_round: int) -> None:
-        """Drop the rows after ``last_round``, which will be written again, and whatever can't be read."""
+        """Drop the rows after ``last_round``, which will be written again, and a torn one.
+
+        Raises:
+            RunError: a row of a round before is missing or unreadable; the file stays as it is.
+        """
+        missing = sorted(set(range(1, last_round + 1)) - {row["round"] for row in self.rows})
+        if missing:
+            raise RunError(
+                f"expected the rows of rounds 1 to {last_round} in {self._path}, got none of round {missing[0]}; "
+                "restore a copy of the file or start over in another directory"
+            )
         self.rows = [row for row in self.rows if row["round"] <= last_round]
         if self._path.exists():
             with _durable.storage_errors(self._path, "the old rows are intact"):
@@ -39,11 +50,18 @@ def _line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row, sort_keys=False, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunError(f"expected a readable file {path}, got {error.strerror}; restore a copy of it") from None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_bytes().splitlines():
+    for line in _lines(path):
         try:
             row = json.loads(line)
         except ValueError:

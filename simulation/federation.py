@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,16 +14,20 @@ from flwr.app import Context
 
 from ..client.adaptation import LocalMechanism
 from ..client.app import Participant
+from ..client.wire import TrainOrder, TrainReply
 from ..config import Config
 from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
+from ..server._durable import storage_errors
 from ..server.plan import FederationPlan, RoundReport
 from .budget import BudgetPlan, plan_budget, warm_floor
 from .evaluation import evaluate_scores
 from .participant import Cohort, personal_of
 from .serving import Served
 from .world import World
+
+logger = logging.getLogger(__name__)
 
 NODES = "nodes"
 RUN_DIR = "fedrec-run-dir"
@@ -68,6 +73,28 @@ def budget_of(world: World) -> BudgetPlan:
     if budget.interaction is not None:
         LocalMechanism.of(world.policy, world.config, budget.interaction.adapt)
     return budget
+
+
+def check_plan(world: World) -> None:
+    """Find out before anything is written whether a federation over ``world`` can be held.
+
+    Raises:
+        ConfigError: nothing measures the validation metric, or no noise reaches epsilon.
+        PrivacyError: the policy's examples and the local sampling rate do not go together.
+    """
+    settings = world.config.evaluation
+    known = [f"{name}@{k}" for name in ("hr", "ndcg", "recall") for k in settings.ks] + ["mrr"]
+    if settings.metric not in known:
+        raise ConfigError(
+            f"expected evaluation.metric to be one of {', '.join(known)}, got {settings.metric!r}; "
+            "its cut-off must be among evaluation.ks"
+        )
+    for section, names in (("local.rates", world.config.local.rates), ("privacy.scales", world.config.privacy.scales)):
+        unknown = sorted(set(names) - set(world.policy.specs))
+        if unknown:
+            there = ", ".join(world.policy.specs)
+            logger.warning("%s.%s has no effect: this policy's parameters are %s", section, unknown[0], there)
+    budget_of(world)
 
 
 def plan_of(
@@ -118,7 +145,34 @@ class _Spent:
 
 def participants(world: World, run_dir: Path) -> Callable[[Context], Participant]:
     """A factory of cohorts for nodes that live in this process."""
-    return lambda context: Cohort(world, run_dir / NODES, _nodes(context))
+    return lambda context: _Strict(Cohort(world, run_dir / NODES, _nodes(context)))
+
+
+class CohortFailed(BaseException):
+    """A simulated cohort could not answer: the run stops there, resumable.
+
+    Among real devices a round goes on without those that fail. Here it would end with other bits than a run whose disk
+    was never full. No ``Exception``, because Flower's apps turn those into replies.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class _Strict:
+    """A cohort whose failure is the run's."""
+
+    cohort: Cohort
+
+    def train(self, order: TrainOrder) -> TrainReply:
+        """See :meth:`Cohort.train`."""
+        try:
+            with storage_errors(self.cohort.root, f"the rounds before {order.round} are safe"):
+                return self.cohort.train(order)
+        except Exception as error:
+            raise CohortFailed(error) from error
 
 
 def cohort_in(context: Context) -> Participant:

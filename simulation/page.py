@@ -57,6 +57,7 @@ td { padding: 6px 10px; border-bottom: 1px solid var(--grid); vertical-align: to
 tr:last-child td { border-bottom: 0; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td small, th small { color: var(--muted); font-weight: 400; display: block; font-size: 11.5px; }
+#results td:first-child { min-width: 190px; }
 tr.served td { background: var(--good-bg); font-weight: 600; }
 tr.group td { color: var(--muted); font-size: 12px; padding-top: 12px; font-weight: 600; }
 .card svg.strip { width: 160px; height: 18px; }

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
@@ -26,6 +26,7 @@ from ..meta.popularity import VOTE_NORM, vote
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.entropy import SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
+from ..server import _durable
 from ..server.account import create_ledger
 from .budget import BudgetPlan, plan_budget
 from .cohort import DeviceTask, adapt_cohort
@@ -45,7 +46,7 @@ class Cohort:
         """Serve one of ``nodes`` parts of ``world``'s devices; what must last lies below ``nodes_dir``."""
         self._world = world
         self._config: Config = world.config
-        self._root = nodes_dir
+        self.root = nodes_dir
         self._nodes = nodes
         self._place: int | None = None
         self._budget: BudgetPlan = plan_budget(self._config, changes=changes_per_entry(world.policy, self._unit))
@@ -98,7 +99,7 @@ class Cohort:
         if self._ledger is not None:
             self._ledger.close()
         self._check_division()
-        directory = self._root / f"node-{place}-of-{self._nodes}"
+        directory = self.root / f"node-{place}-of-{self._nodes}"
         directory.mkdir(parents=True, exist_ok=True)
         self._personal = PersonalStore(directory, self._world)
         self._ledger = _device_ledger(directory / "devices.sqlite", self._config, self._budget)
@@ -106,10 +107,10 @@ class Cohort:
 
     def _check_division(self) -> None:
         """Refuse to divide the devices anew: their accounts and personal parameters lie where they began."""
-        for other in self._root.glob("node-*-of-*"):
+        for other in self.root.glob("node-*-of-*"):
             if not other.name.endswith(f"-of-{self._nodes}"):
                 raise LedgerError(
-                    f"expected {self._nodes} nodes as before, got {other.name} in {self._root}; "
+                    f"expected {self._nodes} nodes as before, got {other.name} in {self.root}; "
                     "go on with as many nodes as the run began with"
                 )
 
@@ -192,7 +193,8 @@ class PersonalStore:
     def load(self, round_number: int) -> Named:
         """The parameters after ``round_number``, ``[devices of the data set, *shape]``.
 
-        A round without an order for this node writes nothing: what the last one before it wrote still stands.
+        A round without an order for this node writes nothing: what the last one before it wrote still stands. The
+        first order writes the start too, so that its round can be held again after a crash.
 
         Raises:
             RunError: the node has begun, and no file of that round or one before it is there.
@@ -213,13 +215,17 @@ class PersonalStore:
         """Write the parameters after ``round_number``: ``before`` with ``new`` in the rows ``devices``."""
         if not self._names:
             return
+        if not self._rounds():
+            self._write(0, before)
         after = {name: before[name].clone() for name in self._names}
         for name, value in after.items():
             value[torch.from_numpy(devices)] = torch.stack([own[name] for own in new])
-        temporary = self.path(round_number).with_suffix(".tmp")
-        save_file(after, temporary)
-        temporary.replace(self.path(round_number))
+        self._write(round_number, after)
         self._prune(round_number)
+
+    def _write(self, round_number: int, values: Named) -> None:
+        _durable.sweep(self._directory, "personal-")
+        _durable.replace_file(self.path(round_number), save(values))
 
     def _rounds(self, last: int | None = None) -> list[int]:
         """Rounds with a file, up to ``last``, in order."""

@@ -69,13 +69,21 @@ def learning_curve(
             )
         marker = "o" if len(rounds) < 40 else None
         axes.plot(rounds, values, color=series(0), marker=marker, markersize=3)
+        _round_axis(axes, rows)
         _mark_chosen(axes, rounds, values, chosen_round)
         axes.set_xlabel("round")
         axes.set_ylabel(f"validation {metric_name(metric)}, full ranking")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         low, high = min(values.min(), *(levels or {}).values(), 0.0), max(values.max(), *(levels or {}).values(), 1e-6)
         axes.set_ylim(low, high + 0.22 * (high - low))
         return inline(drawing, "learning", f"Validation {metric_name(metric)} over {len(points)} rounds")
+
+
+def _round_axis(axes: Any, rows: Sequence[MetricsRow]) -> None:
+    """All rounds that were held, whole numbers only, with room for a single one."""
+    first, last = rows[0]["round"], rows[-1]["round"]
+    margin = max(0.02 * (last - first), 0.1 if last > first else 0.5)
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def _mark_chosen(axes: Any, rounds: Any, values: Any, chosen_round: int) -> None:
@@ -83,7 +91,7 @@ def _mark_chosen(axes: Any, rounds: Any, values: Any, chosen_round: int) -> None
     place = (rounds[nearest], values[nearest])
     axes.axvline(place[0], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
     axes.plot(*place, marker="o", markersize=6.5, color=series(0), markeredgecolor=INK, markeredgewidth=1.0)
-    right = place[0] > (rounds.min() + rounds.max()) / 2
+    right = place[0] > sum(axes.get_xlim()) / 2
     axes.annotate(
         f"round {chosen_round} served: {place[1]:.4f}",
         (place[0], 1.0),
@@ -107,8 +115,9 @@ def epsilon_curve(rows: Sequence[MetricsRow], chosen_round: int, budget: float |
             spent = [(row["round"], row["epsilon"][unit]) for row in rows if unit in row["epsilon"]]
             rounds, values = (np.array(column, dtype=float) for column in zip(*spent, strict=True))
             colour = series(0 if index == 0 else 2)
-            axes.plot(rounds, values, color=colour, drawstyle="steps-post" if len(rounds) < 80 else "default")
-            axes.fill_between(rounds, 0, values, color=colour, alpha=0.10, linewidth=0)
+            step: Any = "post" if len(rounds) < 80 else None
+            axes.plot(rounds, values, color=colour, drawstyle="steps-post" if step else "default")
+            axes.fill_between(rounds, 0, values, step=step, color=colour, alpha=0.10, linewidth=0)
             _corner_label(axes, index, f"unit {unit}: {values[-1]:.2f} spent", colour)
             greatest = max(greatest, float(values.max()))
         if budget is not None:
@@ -118,7 +127,7 @@ def epsilon_curve(rows: Sequence[MetricsRow], chosen_round: int, budget: float |
         axes.axvline(chosen_round, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.set_xlabel("round")
         axes.set_ylabel("epsilon spent so far")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _round_axis(axes, rows)
         axes.set_ylim(0, greatest * 1.18)
         return inline(drawing, "epsilon", f"Epsilon over rounds for unit {', '.join(units)}")
 
@@ -285,7 +294,8 @@ def popularity_bars(section: PopularityBias) -> str:
         axes.set_xlabel("popularity decile of the catalogue (10 = most popular items)")
         axes.set_ylabel("share")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
-        axes.set_ylim(0, 102)
+        highest = max(max(values) for values in series_of.values()) * 100
+        axes.set_ylim(0, min(102.0, highest * (1.1 + 0.1 * len(labels))) or 102.0)
         _legend(axes, labels)
         return inline(drawing, "bias", "Share of recommendations by popularity decile")
 

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..server._durable import replace_file
 from . import plots
 from .guarantees import covered, not_covered
 from .page import bullets, card, key_values, page, pair, section, text_of, tile
@@ -27,10 +28,7 @@ def write_report(path: str | Path, summary: Summary, metrics: Sequence[MetricsRo
         summary: see ``summary.Summary``.
         metrics: the rows of ``metrics.jsonl``.
     """
-    target = Path(path)
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(render(summary, metrics), encoding="utf-8")
-    partial.replace(target)
+    replace_file(Path(path), render(summary, metrics).encode())
 
 
 def render(summary: Summary, metrics: Sequence[MetricsRow]) -> str:
@@ -73,7 +71,7 @@ def _tiles(summary: Summary) -> list[str]:
     metric, k = headline(summary)
     for name in dict.fromkeys((metric, f"hr@{k}")):
         more, gain = _against_popularity(summary, name)
-        lines = [f"95 % interval {interval_text(served[name])}", *more]
+        lines = [f"95 % interval {interval_text(served[name], 3)}", *more]
         out.append(tile(f"{plots.metric_name(name)}, full ranking", f"{served[name]['mean']:.4f}", lines, gain))
     epsilons = [f"{entry['epsilon']:.3g}" for entry in summary["privacy"]]
     units = [f"unit {entry['unit']}, delta {entry['delta']:g}" for entry in summary["privacy"]]
@@ -92,8 +90,8 @@ def _against_popularity(summary: Summary, metric: str) -> tuple[list[str], str]:
     mine, other = (entry["full"]["metrics"][metric]["mean"] for entry in (summary["results"][summary["served"]], base))
     gain = f"{(mine / other - 1) * 100:+.0f} % vs popularity" if other > 0 else ""
     paired = summary.get("differences", {}).get(POPULARITY, {}).get(metric)
-    interval = f" ({paired['low']:+.4f} to {paired['high']:+.4f})" if paired else ""
-    return [f"difference {mine - other:+.4f}{interval}"], gain
+    interval = [f"paired, 95 %: {paired['low']:+.3f} to {paired['high']:+.3f}"] if paired else []
+    return [f"difference {mine - other:+.4f}", *interval], gain
 
 
 def _learning(summary: Summary, metrics: Sequence[MetricsRow]) -> str:
@@ -189,8 +187,9 @@ def _guarantees(summary: Summary) -> str:
 
 
 def _counted(reasons: Mapping[str, int], what: str) -> str:
-    total = f"{sum(reasons.values()):,} {what}"
-    return f"{total} ({escape(text_of(reasons))})" if reasons else total
+    counted = {reason: count for reason, count in reasons.items() if count}
+    total = f"{sum(counted.values()):,} {what}"
+    return f"{total} ({escape(text_of(counted))})" if counted else total
 
 
 def _settings(summary: Summary) -> str:

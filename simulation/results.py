@@ -18,6 +18,7 @@ from .. import __version__
 from ..config import Config
 from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
+from ..server._durable import replace_file
 from ..server.plan import FederationResult
 from .baselines import BiasRatings, FixedScores, RandomScores, dp_popularity, popularity
 from .cold_start import ColdScorer, cold_start, evaluate_cold_start
@@ -85,7 +86,7 @@ def conclude(
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     try:
         write_report(run_dir / REPORT, summary, rows)
-        _write(run_dir / SUMMARY, json.dumps(summary, indent=1))
+        replace_file(run_dir / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     except OSError as error:
         raise RunError(
             f"can't write {run_dir}: {error.strerror or error}; the federation is safe, free some space and resume it"
@@ -276,6 +277,8 @@ def _ratings(world: World, scorer: Scorer) -> ServedRatings | BiasRatings | None
 def _cold_start(world: World, own: Served, joint: FederationResult | None, say: Say) -> ColdStartCurves | None:
     """The cold-start curve on held-out devices; none where there are too few."""
     config = world.config
+    if not config.evaluation.cold_start:
+        return None
     try:
         tasks = cold_start(world.dataset, world.held_out, config.evaluation.cold_start)
     except DataError:
@@ -317,9 +320,3 @@ def _environment() -> dict[str, Any]:
 def privacy_lines(summary: Summary) -> list[str]:
     """The sentences that belong to a run's epsilon."""
     return [str(statement["sentence"]) for statement in summary["privacy"]] or [NO_PRIVACY]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -16,12 +16,13 @@ from ..client.app import make_client_app
 from ..config import Config, load_config
 from ..errors import RunError
 from ..meta.policy import Named
-from ..server.checkpoint import CheckpointStore
+from ..server._durable import replace_file, storage_errors
+from ..server.checkpoint import Checkpoint, CheckpointStore, check_same_run
 from ..server.lock import RunLock
 from ..server.loop import run_federation
 from ..server.plan import FederationResult, RoundReport
 from .data.dataset import Dataset
-from .federation import NODES, participants, plan_of
+from .federation import NODES, CohortFailed, check_plan, participants, plan_of
 from .grid import LocalGrid
 from .participant import personal_of
 from .results import SUMMARY, conclude
@@ -82,17 +83,22 @@ class Run:
         """Read a finished run.
 
         Raises:
-            RunError: the directory holds no run, or one that has not ended.
+            RunError: the directory holds no run, one that has not ended, or checkpoints of another configuration.
         """
         path = Path(directory)
         config = config_in(path)
         try:
-            summary = cast(Summary, json.loads((path / SUMMARY).read_text(encoding="utf-8")))
+            summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            summary = None
+        if not isinstance(summary, dict) or not isinstance(summary.get("chosen_round"), int):
             raise RunError(
-                f"expected a finished run in {path}, got one without a readable {SUMMARY}; resume it first"
-            ) from None
-        return cls(directory=path, config=config, summary=summary)
+                f"expected a finished run in {path}, got one without a readable {SUMMARY}; finish it first with: "
+                f"fedrec simulate --resume {path}"
+            )
+        run = cls(directory=path, config=config, summary=cast(Summary, summary))
+        check_same_run(run._checkpoint(), config)
+        return run
 
     def policy(self) -> Named:
         """The chosen initialization, by parameter name.
@@ -100,14 +106,27 @@ class Run:
         Raises:
             RunError: no whole checkpoint.
         """
+        checkpoint = self._checkpoint()
+        return checkpoint.best or checkpoint.phi
+
+    def _checkpoint(self) -> Checkpoint:
         checkpoint = CheckpointStore(self.directory).load()
         if checkpoint is None:
             raise RunError(f"expected a checkpoint in {self.directory}, got none; run it again")
-        return checkpoint.best or checkpoint.phi
+        return checkpoint
 
     def served(self, dataset: Dataset | None = None) -> Served:
-        """What devices serve, given everything before their test interaction."""
+        """What devices serve, given everything before their test interaction.
+
+        Raises:
+            RunError: no whole checkpoint, or one of another policy.
+        """
         world = World.build(self.config, dataset)
+        if self._checkpoint().schema != world.policy.schema():
+            raise RunError(
+                f"expected the data set and the code that {self.directory} was trained with, got another policy; "
+                f"{world.dataset.name} or fedrec has changed since: simulate anew"
+            )
         personal = personal_of(world, self.directory / NODES, int(self.summary["chosen_round"]))
         return Served(world=world, phi=self.policy(), personal=personal)
 
@@ -152,24 +171,39 @@ def simulate(
         torch.set_num_threads(settings.engine.threads)
     listener.stage(f"loading {settings.data.name}")
     world = World.build(settings, dataset)
+    check_plan(world)
     with RunLock(run_dir):
         claim(run_dir, settings, resume)
+        prepared = time.perf_counter()
         result = _federate(world, run_dir, "meta-learned", listener, resume)
         joint = _joint(world, run_dir, listener, resume)
+        held = time.perf_counter()
         summary = conclude(
             world,
             run_dir,
             result,
             joint=joint,
-            seconds=time.perf_counter() - started,
+            seconds=prepared - started + _seconds(result) + _seconds(joint) + time.perf_counter() - held,
             say=listener.stage,
         )
     return Run(directory=run_dir, config=settings, summary=summary)
 
 
 def evaluate(directory: str | Path, *, listener: Listener | None = None) -> Run:
-    """Judge a finished run anew from its checkpoints and write summary and report again."""
+    """Judge a finished run anew from its checkpoints and write summary and report again.
+
+    Raises:
+        RunError: the directory holds no run, or one that has not ended: nothing is trained here.
+    """
     run = Run.open(directory)
+    for part in [run.directory] + [run.directory / JOINT] * _has_joint(run.config):
+        checkpoint = CheckpointStore(part).load()
+        if checkpoint is None or checkpoint.stopped is None:
+            done = "none" if checkpoint is None else f"that of round {checkpoint.round}"
+            raise RunError(
+                f"expected the checkpoint of the last round in {part}, got {done}; finish the run first with: "
+                f"fedrec simulate --resume {run.directory}"
+            )
     return simulate(out=run.directory, resume=True, listener=listener)
 
 
@@ -189,8 +223,13 @@ def config_in(run_dir: Path) -> Config:
     Raises:
         RunError: there is none.
     """
+    if not run_dir.is_dir():
+        raise RunError(f"expected a run directory, got {run_dir}, which is no directory; check the path")
     if not (run_dir / CONFIG).exists():
-        raise RunError(f"expected a run directory with a {CONFIG}, got {run_dir}; check the path")
+        raise RunError(
+            f"expected a run directory with a {CONFIG}, got {run_dir} without one; check the path, or begin anew: "
+            "nothing has run here"
+        )
     return load_config(run_dir / CONFIG)
 
 
@@ -216,14 +255,8 @@ def claim(run_dir: Path, config: Config, resume: bool) -> None:
     if path.exists() and not resume:
         raise RunError(f"expected a new run directory, got {run_dir} with a run in it; resume it or choose another")
     if not path.exists():
-        try:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(config.to_toml(), encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise RunError(
-                f"can't write {path}: {error.strerror}; free some space or choose another directory"
-            ) from None
+        with storage_errors(path, "nothing has run yet"):
+            replace_file(path, config.to_toml().encode())
 
 
 def _federate(world: World, run_dir: Path, label: str, listener: Listener, resume: bool) -> FederationResult:
@@ -231,16 +264,27 @@ def _federate(world: World, run_dir: Path, label: str, listener: Listener, resum
     run_dir.mkdir(parents=True, exist_ok=True)
     grid = LocalGrid(make_client_app(participants(world, run_dir)), world.config.server.nodes)
     plan = plan_of(world, run_dir, resume=resume, locked=True, on_round=listener.round)
-    return run_federation(grid, plan, world.config)
+    try:
+        return run_federation(grid, plan, world.config)
+    except CohortFailed as failed:
+        raise failed.error from failed.__cause__
+
+
+def _seconds(result: FederationResult | None) -> float:
+    """What all rounds took, those of earlier processes of the run included."""
+    return 0.0 if result is None else sum(float(row["seconds"]) for row in result.rows)
 
 
 def _joint(world: World, run_dir: Path, listener: Listener, resume: bool) -> FederationResult | None:
     """The baseline of a jointly trained initialization: the same federation with K = 1."""
-    config = world.config
-    if not config.evaluation.baselines or config.local.steps == 1:
+    if not _has_joint(world.config):
         return None
-    twin = replace(world, config=config.updated(local__steps=1))
+    twin = replace(world, config=world.config.updated(local__steps=1))
     return _federate(twin, run_dir / JOINT, "jointly trained (baseline)", listener, resume)
+
+
+def _has_joint(config: Config) -> bool:
+    return config.evaluation.baselines and config.local.steps > 1
 
 
 def device_index(dataset: Dataset, user: str) -> int:

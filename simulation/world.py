@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._streams import torch_stream
 from ..config import Config, Unit
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..meta.examples import Examples, build_examples, reward_levels
 from ..meta.interactions import Interactions
 from ..meta.policy import Named, Policy, State
@@ -56,6 +56,11 @@ class World:
         dataset = load_dataset(config) if dataset is None else dataset
         if config.data.positive_threshold is not None:
             dataset = filter_positive(dataset, config.data.positive_threshold)
+            if not dataset.interactions:
+                raise DataError(
+                    f"expected data.positive_threshold to leave some interactions of {dataset.name}, got "
+                    f"{config.data.positive_threshold:g} above every reward; lower it"
+                )
         held_out = held_out_devices(dataset, config.data.holdout, config.seed)
         roster = np.flatnonzero(~held_out).astype(np.int64)
         if len(roster) < 2:
@@ -63,11 +68,17 @@ class World:
                 f"expected a federation of at least 2 training devices, got {len(roster)} of {dataset.devices} in "
                 f"{dataset.name}; use more data or lower data.holdout"
             )
+        split = leave_two_out(dataset)
+        if not (split.valid[roster] >= 0).any() or not (split.test[roster] >= 0).any():
+            raise DataError(
+                f"expected training devices with 3 interactions or more, the last two with items that are new to them, "
+                f"got none of {len(roster)} in {dataset.name}; without them nothing can be validated or tested"
+            )
         policy = Policy.for_catalogue(config.policy, dataset.catalogue, dataset.device_features.shape[1])
         return cls(
             config=config,
             dataset=dataset,
-            split=leave_two_out(dataset),
+            split=split,
             held_out=held_out,
             roster=roster,
             policy=policy,
@@ -126,6 +137,11 @@ def load_dataset(config: Config) -> Dataset:
     """The data set that ``config.data`` names; sizes and seed matter to the synthetic one only."""
     if config.data.name == "synthetic":
         data = config.data
+        if data.text_buckets:
+            raise ConfigError(
+                f"expected data.text_buckets = 0 with the synthetic world, whose titles are numbers, got "
+                f"{data.text_buckets}; set it to 0"
+            )
         return load(
             "synthetic",
             devices=data.devices,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fedrec import __version__, load_config, simulate
 from fedrec._cli import progress as progress_module
-from fedrec._cli import terminal
+from fedrec._cli import render, terminal
 from fedrec._cli.progress import Progress, clock
 from fedrec._validate import positive
 from fedrec.cli import invoke
@@ -79,6 +79,18 @@ def test_simulate_ends_with_table_privacy_and_paths(small_settings, capsys, comm
     assert f"runs/{run.name}/report.html" in shown.out
     assert "round 2/2" in shown.err
     assert "Traceback" not in shown.err
+
+
+def test_a_narrow_terminal_gets_the_full_ranking_alone_and_no_broken_intervals(finished):
+    stream = io.StringIO()
+    render.show_run(Console(file=stream, width=80), Run.open(finished))
+    shown = stream.getvalue()
+    assert "99 sampled" not in shown
+    served = next(line for line in shown.splitlines() if "meta-learned, served" in line)
+    assert served.count("[") == served.count("]") == 2
+    stream = io.StringIO()
+    render.show_run(Console(file=stream, width=101), Run.open(finished))
+    assert "99 sampled" in stream.getvalue()
 
 
 def test_json_alone_is_on_the_output_stream(small_settings, capsys):
@@ -181,10 +193,10 @@ def test_config_show_prints_a_file_that_loads(capsys, command_line):
         (["simulate", "--set", "privacy.epsilom=2"], "did you mean privacy.epsilon?"),
         (["simulate", "--set", "privacy.epsilon=0"], "expected privacy.epsilon > 0, got 0"),
         (["simulate", "none.toml"], "expected a readable TOML file at none.toml"),
-        (["simulate", "--resume", "nowhere"], "expected a run directory with a config.toml, got nowhere"),
+        (["simulate", "--resume", "nowhere"], "expected a run directory, got nowhere, which is no directory"),
         (["simulate", "--resume", "nowhere", "--set", "seed=1"], "expected --resume alone"),
         (["simulate", "--set", "data.name=unheard-of", "--out", "run"], "expected a data set I know"),
-        (["evaluate", "nowhere"], "expected a run directory with a config.toml, got nowhere"),
+        (["evaluate", "nowhere"], "expected a run directory, got nowhere, which is no directory"),
         (["recommend", "nowhere", "--user", "1"], "expected a run directory"),
         (["recommend", "nowhere"], "Missing option '--user'."),
         (["data", "fetch", "unheard-of"], "expected a data set that can be fetched"),
@@ -217,6 +229,20 @@ def test_wrong_users_and_lengths_are_refused(finished, capsys):
     assert "got 'nobody'" in capsys.readouterr().err
     assert invoke(["recommend", str(finished), "--user", "7", "-k", "0"]) == 2
     assert "expected k to be an integer >= 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_command_there_is_help_and_nothing_else(arguments, capsys):
+    assert invoke(arguments) == 2
+    shown = capsys.readouterr()
+    assert "Usage: fedrec" in shown.out
+    assert shown.err == ""
+
+
+def test_a_factor_for_a_parameter_that_is_not_there_is_told(small_settings, capsys):
+    extra = ["--set", "local.rates={nobody=2}", "--set", "server.rounds=2", "--out", "run", "--quiet"]
+    assert invoke(["simulate", *small_settings, *extra]) == 0
+    assert "warning: local.rates.nobody has no effect: this policy's parameters are " in capsys.readouterr().err
 
 
 def failing(error: BaseException):

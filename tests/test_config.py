@@ -85,7 +85,7 @@ def test_overrides_win_over_the_file_and_are_toml_or_bare_words(tmp_path):
         ),
         ("local.steps=0", "expected local.steps >= 1, got 0"),
         ("server.rounds=1", "expected server.rounds >= 2 with a warm start, got 1"),
-        ("server.rounds=many", "expected server.rounds to be of type int, got 'many'"),
+        ("server.rounds=many", "expected server.rounds to be an integer, got 'many'"),
         ("privacy.noise_multiplier=1", "expected exactly one of privacy.epsilon and privacy.noise_multiplier"),
         ("evaluation.ks=[ten]", "got '[ten]'"),
         ("seed", "expected --set key=value, got 'seed'"),

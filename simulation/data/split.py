@@ -234,8 +234,8 @@ def _report_short(split: Split, valid: NDArray[np.int64], test: NDArray[np.int64
     short = ((split.valid >= 0) & (valid[:, -1] < 0)) | ((split.test >= 0) & (test[:, -1] < 0))
     if short.any():
         _log.warning(
-            "%d of %d devices have met so many items that fewer than %d negatives are left for a target; the rest of "
-            "their rows is -1",
+            "%d of %d devices have met so many items that fewer than %d negatives are left; their sampled ranking has "
+            "fewer rivals",
             int(short.sum()),
             len(short),
             count,

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # crash_worker
+
 FOLDER = Path(__file__).resolve().parents[2] / "simulation" / "flower"
 PATIENCE = 240.0
 """Seconds after which a run counts as hanging; a run takes about 30 s of two idle cores."""

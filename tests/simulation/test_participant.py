@@ -200,6 +200,27 @@ def test_a_round_without_an_order_for_a_node_keeps_its_personal_parameters(tmp_p
     assert torch.equal(personal_of(world, tmp_path / "nodes", 5)["personal"][row], after["personal"][row])
 
 
+@pytest.mark.parametrize("first", [2, 5])
+def test_the_first_order_of_a_node_can_be_repeated_after_a_crash(tmp_path, first):
+    """The warm start writes no personal parameters, and Poisson sampling may draw nobody of a node for some rounds."""
+    world = adapting("none", policy__state="personal", server__rounds=9)
+    once = cohort(world, tmp_path).train(order(world, first, devices=[0, 1]))
+    again = cohort(world, tmp_path).train(order(world, first, devices=[0, 1]))
+    assert small.same(once.update, again.update)
+    before = personal_of(world, tmp_path / "nodes", first - 1)
+    assert small.same(before, world.personal_start(world.dataset.devices))
+
+
+def test_drafts_of_a_killed_process_are_swept(tmp_path):
+    world = adapting("none", policy__state="personal")
+    node = cohort(world, tmp_path)
+    node.train(order(world, 1, devices=[0]))
+    draft = tmp_path / "nodes" / "node-0-of-1" / ".personal-000002.safetensors.dead"
+    draft.write_bytes(b"half")
+    node.train(order(world, 2, devices=[0]))
+    assert not draft.exists()
+
+
 def test_personal_parameters_of_all_nodes_are_gathered(tmp_path):
     world = adapting("none", policy__state="personal")
     apart, whole = tmp_path / "apart", tmp_path / "whole"
@@ -230,7 +251,7 @@ def test_lost_personal_parameters_are_not_replaced_by_the_start(tmp_path):
     node = cohort(world, tmp_path)
     for number in range(1, 4):
         node.train(order(world, number, devices=[0]))
-    for number in (1, 2):
+    for number in (0, 1, 2):
         (tmp_path / "nodes" / "node-0-of-1" / f"personal-{number:06d}.safetensors").unlink()
     with pytest.raises(RunError, match="personal parameters of round 2"):
         PersonalStore(tmp_path / "nodes" / "node-0-of-1", world).load(2)

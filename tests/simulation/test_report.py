@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fedrec.simulation import plots
 from fedrec.simulation import summary as labels
 from fedrec.simulation.report import render, write_report
 from fedrec.simulation.result_table import summary_table
@@ -223,12 +224,28 @@ def test_every_section_is_there_and_every_inner_reference_resolves(html: str):
     assert html.count('<svg role="img"') == 7
 
 
+def test_the_axis_of_rounds_has_whole_numbers_even_for_a_single_one():
+    def row(number: int) -> dict:
+        return {"round": number, "epsilon": {"user": 1.0}, "validation": {"ndcg@10": 0.2} if number == 4 else None}
+
+    for rows in ([row(4)], [row(number) for number in range(1, 5)]):
+        for curve in (plots.learning_curve(rows, 4, "ndcg@10"), plots.epsilon_curve(rows, 4, None)):
+            ticks = re.findall(r">([\d.]+)</text>", curve[: curve.index(">round<")])
+            assert ticks == [str(row["round"]) for row in rows]
+
+
+def test_reasons_that_never_came_up_are_not_listed():
+    summary = fake_summary() | {"quarantined": {"norm": 0}}
+    assert "quarantined 0 replies." in render(summary, fake_metrics())
+
+
 def test_the_headline_says_what_was_run_what_it_costs_and_against_what(html: str):
     headline = html[html.index('id="headline"') : html.index("</header>")]
     assert SENTENCE in headline
     assert "0.0546" in headline
     assert "+24 % vs popularity" in headline
-    assert "difference +0.0105 (+0.0031 to +0.0182)" in headline
+    assert "difference +0.0105" in headline
+    assert "paired, 95 %: +0.003 to +0.018" in headline
     assert "round 46" in headline
     assert "2 min 31 s" in headline
 
