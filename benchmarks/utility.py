@@ -1,4 +1,4 @@
-"""How good is what is served, and what does privacy cost? Every figure of docs/evaluation.md, with one command:
+"""How good is what is served, and what does privacy cost? Every figure of docs/evaluation.md, with one command.
 
     python benchmarks/utility.py
 
