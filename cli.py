@@ -44,9 +44,7 @@ ConfigPath = Annotated[
     Path | None, typer.Argument(metavar="CONFIG.toml", help="Configuration; without one, the defaults.")
 ]
 
-_WITHOUT_CONTENT = (
-    " --set policy.content=false --set policy.affinity=false --set policy.ids=true --set 'policy.fast=[\"latent\"]'"
-)
+_WITHOUT_CONTENT = """ --set policy.content=false --set 'policy.fast=["latent"]'"""
 """What a data set without a table about its items needs."""
 
 

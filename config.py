@@ -91,7 +91,7 @@ class PolicyConfig(_Section):
     """State encoder: none, personal (a vector that never leaves the device), history (mean), gru, transformer."""
     content: bool = True
     """Give each device a taste vector over content features."""
-    ids: bool = False
+    ids: bool = True
     """A free embedding for every item."""
     bias: bool = True
     """A free bias for every item (learned popularity)."""
@@ -99,27 +99,26 @@ class PolicyConfig(_Section):
     """Add a projection of the device's features to the state (not covered by unit ``interaction``)."""
     content_embedding: bool = True
     """Project content features into the item embedding."""
-    affinity: bool = True
+    affinity: bool = False
     """Score how alike an item and the history are: one weight for each recency scale and public content kernel."""
     affinity_init: float = 0.0
     """Initial weight of the content affinity."""
     bias_scale: float = Field(default=1.0, gt=0)
     """Public factor of the bias: a large one learns popularity in few steps."""
-    dim: int = Field(default=8, ge=1)
+    dim: int = Field(default=16, ge=1)
     """Width of item embeddings and of the state."""
-    history_rewards: bool = False
+    history_rewards: bool = True
     """Let the reward of a history entry scale and shift its embedding."""
-    history_prior: float = Field(default=10.0, ge=0)
+    history_prior: float = Field(default=0.0, ge=0)
     """Interactions that knowing nothing is worth: a history of n weighs n / (n + history_prior)."""
     history_length: int = Field(default=50, ge=1)
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
     """Fast weights: adapted by K local steps from their meta-learned start."""
-    frozen: Annotated[tuple[str, ...], Listed] = ("bias",)
-    """Parameters that adaptation leaves alone and no noise is spent on. A warm start still sets the bias; without one
-    the bias trains, frozen or not."""
-    init_scale: float = Field(default=0.3, gt=0)
-    """Standard deviation of the initial embeddings."""
+    frozen: Annotated[tuple[str, ...], Listed] = ()
+    """Parameters that adaptation leaves alone and no noise is spent on; a warm start still sets the bias."""
+    init_scale: float = Field(default=0.1, gt=0)
+    """Standard deviation of the initial embeddings, times 1 / sqrt(dim)."""
 
 
 class LocalConfig(_Section):
@@ -129,15 +128,15 @@ class LocalConfig(_Section):
     """K, the number of local steps on the fast weights."""
     lr: float = Field(default=0.5, gt=0)
     """Step size of the fast weights."""
-    slow_lr: float = Field(default=3.0, ge=0)
+    slow_lr: float = Field(default=1.0, ge=0)
     """Step size of the one step that slow weights take, where the fast weights arrived."""
     rates: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
     """Factor on the step size of single parameters, by name."""
     windows: int = Field(default=8, ge=1)
     """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
-    horizon: int = Field(default=1000, ge=1)
+    horizon: int = Field(default=1, ge=1)
     """Targets of a position, or of a block: so many entries (history policies)."""
-    positions: Literal["uniform", "early"] = "early"
+    positions: Literal["uniform", "early"] = "uniform"
     """How positions are drawn from a log: alike, or early ones more often (weight 1 / (2 + entries before it))."""
     exclude_history: bool = False
     """Leave the history out of the candidates while training, as serving leaves out what was seen."""
@@ -149,7 +148,7 @@ class LocalConfig(_Section):
     """``one``: every logged interaction is a positive with reward 1; ``value``: the logged reward itself."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Pull of the fast weights back to their start, a step (proximal term)."""
-    prior: float = Field(default=10.0, ge=0)
+    prior: float = Field(default=0.0, ge=0)
     """Interactions that the start of a device is worth: n targets move it by n / (n + prior) of a mean gradient."""
 
 
@@ -166,7 +165,7 @@ class PrivacyConfig(_Section):
     """Delta of (epsilon, delta)-differential privacy."""
     accountant: Literal["rdp", "prv", "gdp"] = "rdp"
     """Opacus accountant that states epsilon; gdp is an approximation."""
-    clip: float = Field(default=0.4, gt=0)
+    clip: float = Field(default=0.5, gt=0)
     """S: L2 bound of a device's whole update (units user and both)."""
     example_clip: float = Field(default=0.5, gt=0)
     """C: L2 bound of one example's gradient (units interaction and both)."""
@@ -176,9 +175,9 @@ class PrivacyConfig(_Section):
     """B: the public divisor of a local step's summed gradients (unit interaction)."""
     max_participations: int = Field(default=10, ge=1)
     """Rounds that a device may take part in during its life (unit interaction)."""
-    warm_share: float = Field(default=0.4, gt=0, lt=1)
+    warm_share: float = Field(default=0.7, gt=0, lt=1)
     """Share of the budget (as 1 / noise variance) that the warm start takes, where there is one."""
-    scales: Annotated[dict[str, float], Listed] = Field(default_factory=lambda: {"gain": 10.0})
+    scales: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
 
     @model_validator(mode="after")
@@ -193,13 +192,13 @@ class PrivacyConfig(_Section):
 class ServerConfig(_Section):
     """The coordinator's loop and its Reptile step."""
 
-    rounds: int = Field(default=20, ge=1)
+    rounds: int = Field(default=40, ge=1)
     """Rounds of the federation, a warm start included."""
     warm_start: Literal["none", "popularity"] = "popularity"
     """``popularity``: round 1 releases one histogram of what devices hold and makes it the policy's bias."""
     warm_recent: Annotated[int | None, Optional] = Field(default=None, ge=1)
     """Most recent training items that vote in it (not under units ``interaction`` and ``both``); none takes all."""
-    warm_items: int = Field(default=200, ge=1)
+    warm_items: int = Field(default=1, ge=1)
     """Distinct items that count fully in a device's vote (not under ``interaction``); more of them count less each."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
@@ -232,9 +231,9 @@ class EvaluationConfig(_Section):
     """Negatives of the sampled protocol, reported beside full ranking."""
     metric: str = "ndcg@10"
     """Validation metric (full ranking, served policy) on which the round is chosen."""
-    serve_steps: int = Field(default=5, ge=0)
+    serve_steps: int = Field(default=10, ge=0)
     """Noise-free local steps on the fast weights before serving."""
-    serve_lr: float = Field(default=0.3, gt=0)
+    serve_lr: float = Field(default=0.5, gt=0)
     """Step size of those steps."""
     cold_start: Annotated[tuple[int, ...], Listed] = (0, 1, 2, 5, 10, 20)
     """Interactions seen, for the cold-start curve on held-out devices."""
@@ -331,12 +330,6 @@ class Config(_Section):
     def phase(self, round_number: int) -> Phase:
         """What a round is for: every side derives it from the configuration and the round's number."""
         return "popularity" if self.server.warm_start == "popularity" and round_number == 1 else "adapt"
-
-    @property
-    def learned(self) -> PolicyConfig:
-        """The policy of this run: a frozen bias that no warm start sets would stay zero, so it trains instead."""
-        frozen = tuple(name for name in self.policy.frozen if name != "bias" or self.server.warm_start != "none")
-        return self.policy.model_copy(update={"frozen": frozen})
 
     @property
     def adapt_rounds(self) -> int:

@@ -120,7 +120,7 @@ class Policy:
             )
         if not self.specs:
             raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
-        unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")) - {"bias"})
+        unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")))
         if unknown or not self.released:
             shared = ", ".join(self.names(scope="shared"))
             raise PolicyError(

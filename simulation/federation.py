@@ -90,7 +90,7 @@ def check_plan(world: World) -> None:
             "its cut-off must be among evaluation.ks"
         )
     for section, names in (("local.rates", world.config.local.rates), ("privacy.scales", world.config.privacy.scales)):
-        unknown = sorted(set(names) - set(world.policy.specs) - {"gain"})  # gain has a scale by default
+        unknown = sorted(set(names) - set(world.policy.specs))
         if unknown:
             there = ", ".join(world.policy.specs)
             logger.warning("%s.%s has no effect: this policy's parameters are %s", section, unknown[0], there)

@@ -74,7 +74,7 @@ class World:
                 f"expected training devices with 3 interactions or more, the last two with items that are new to them, "
                 f"got none of {len(roster)} in {dataset.name}; without them nothing can be validated or tested"
             )
-        policy = Policy.for_catalogue(config.learned, dataset.catalogue, dataset.device_features.shape[1])
+        policy = Policy.for_catalogue(config.policy, dataset.catalogue, dataset.device_features.shape[1])
         return cls(
             config=config,
             dataset=dataset,
