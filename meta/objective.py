@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..config import LocalConfig
 from .examples import Examples
@@ -43,7 +44,8 @@ def device_loss(policy: Policy, parameters: Parameters, examples: Examples, sett
     """
     losses = example_losses(policy, parameters, examples, settings)
     known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
-    trust = known.amax() / (known.amax() + settings.prior).clamp(min=1)
+    seen = functional.pad(known, (0, 1)).amax()  # a device without any example has seen nothing
+    trust = seen / (seen + settings.prior).clamp(min=1)
     return trust * (losses * examples.present).sum() / examples.present.sum().clamp(min=1)
 
 

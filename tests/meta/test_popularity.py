@@ -34,3 +34,13 @@ def test_counts_are_counts():
 def test_log_popularity_maps_noise_below_zero_to_zero():
     bias = log_popularity(torch.tensor([-3.0, 0.0, 2.0], dtype=torch.float64), 0.5)
     torch.testing.assert_close(bias, torch.tensor([0.0, 0.0, float(np.log(5))]))
+
+
+@given(items=LOGS, full=st.integers(1, 9))
+def test_up_to_full_items_count_alike_and_more_share_the_norm(items, full):
+    ballot = vote(torch.tensor(items, dtype=torch.int64), 7, unit_norm=True, full=full)
+    distinct = len(set(items))
+    assert float(ballot.norm()) <= 1 + 1e-6
+    expected = max(full, distinct) ** -0.5
+    assert all(value == pytest.approx(expected) for value in ballot[ballot > 0].tolist())
+    assert int((ballot > 0).sum()) == distinct

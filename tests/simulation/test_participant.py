@@ -277,6 +277,16 @@ def test_votes_are_of_training_rows_alone(tmp_path):
     torch.testing.assert_close(reply.update["bias"], total)
 
 
+def test_only_recent_items_vote_when_asked(tmp_path):
+    world = small.world(privacy__unit="none", server__warm_recent=2)
+    reply = cohort(world, tmp_path).train(order(world, 1))
+    total = sum(
+        vote(world.log(int(device), int(world.split.train_end[device])).items[-2:], 24, unit_norm=True)
+        for device in world.roster
+    )
+    torch.testing.assert_close(reply.update["bias"], total)
+
+
 @pytest.mark.parametrize("unit", ["interaction", "both"])
 def test_votes_are_noised_on_the_device(unit, tmp_path):
     world = small.world(privacy__unit=unit)
