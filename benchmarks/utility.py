@@ -85,12 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/utility"), help="where runs are kept")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the table goes")
     parser.add_argument("--seeds", type=int, default=3, help="seeds a row: 0, 1, ...")
-    parser.add_argument("--only", action="append", default=[], help="rows whose name contains this text (repeatable)")
+    parser.add_argument("--only", action="append", default=[], help="rows whose name begins with this text (repeatable)")
     asked = parser.parse_args(arguments)
     console = Console()
     outcomes = []
     for row in ROWS:
-        if not asked.only or any(text in row.name for text in asked.only):
+        if not asked.only or any(row.name.startswith(text) for text in asked.only):
             outcomes.append(judge(row, range(asked.seeds), asked.out, console))
     asked.results.mkdir(parents=True, exist_ok=True)
     (asked.results / "utility.json").write_text(json.dumps([_record(one) for one in outcomes], indent=1) + "\n")
