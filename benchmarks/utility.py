@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/utility"), help="where runs are kept")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the table goes")
     parser.add_argument("--seeds", type=int, default=3, help="seeds a row: 0, 1, ...")
-    parser.add_argument("--only", action="append", default=[], help="rows whose name begins with this text (repeatable)")
+    parser.add_argument(
+        "--only", action="append", default=[], help="rows whose name begins with this text (repeatable)"
+    )
     asked = parser.parse_args(arguments)
     console = Console()
     outcomes = []
