@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -199,7 +198,6 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "figures_to_reach": [list(figure) for figure in outcome.row.figures],
         "seeds": outcome.seeds,
         "cold_start": outcome.cold,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
