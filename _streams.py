@@ -10,6 +10,7 @@ import hashlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def stream_seed(seed: int, *parts: int | str) -> int:
@@ -21,6 +22,28 @@ def stream_seed(seed: int, *parts: int | str) -> int:
 def numpy_stream(seed: int, *parts: int | str) -> np.random.Generator:
     """A numpy generator for the stream named by ``parts``."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, *parts)))
+
+
+def cell_uniforms(
+    seed: int, *parts: int | str, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """A uniform on [0, 1) with 53 bits for every cell (row, column) of the stream named by ``parts``.
+
+    A cell's number depends on the stream and the cell, on nothing else, so that many devices' draws come in one call.
+    SplitMix64's finaliser (Steele, Lea and Flood 2014) mixes stream and row, then both and the column: good enough to
+    sample by, and never to be used for privacy noise.
+    """
+    base = np.uint64(stream_seed(seed, *parts))
+    with np.errstate(over="ignore"):
+        mixed = _mixed(_mixed(rows.astype(np.uint64) + base) + columns.astype(np.uint64))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def torch_stream(seed: int, *parts: int | str) -> torch.Generator:

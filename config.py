@@ -140,6 +140,8 @@ class LocalConfig(_Section):
     """How positions are drawn from a log: alike, or early ones more often (weight 1 / (2 + entries before it))."""
     exclude_history: bool = False
     """Leave the history out of the candidates while training, as serving leaves out what was seen."""
+    targets: Literal["mean", "sum"] = "mean"
+    """Loss of an example: the mean over its targets, or their sum over ``horizon``, where every entry weighs alike."""
     baseline: float = 0.0
     """Reward baseline b of the policy gradient ``-w (r - b) log pi(a | s)``."""
     weight_cap: float = Field(default=10.0, gt=0)
@@ -259,10 +261,10 @@ class EngineConfig(_Section):
 
     kind: Literal["cohort", "reference"] = "cohort"
     """``cohort`` adapts many devices in batched tensors, ``reference`` one device after the other on Opacus."""
-    chunk: int = Field(default=64, ge=1)
-    """Devices adapted in one batch: bounds memory."""
+    chunk: int = Field(default=0, ge=0)
+    """Devices adapted in one batch; 0 takes as many as stay in the processor's cache."""
     threads: int = Field(default=0, ge=0)
-    """Torch threads; 0 leaves torch's own choice."""
+    """Threads of torch, and chunks of devices adapted at once; 0 leaves torch's own choice."""
 
 
 class Config(_Section):

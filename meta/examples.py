@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._streams import numpy_stream
+from .._streams import cell_uniforms
 from ..config import LocalConfig, Unit
 from .interactions import Interactions
 from .policy import LEVELS, Policy
@@ -132,14 +132,28 @@ def block_numbers(items: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
 
 def _positions(count: int, settings: LocalConfig, stream: Sequence[int | str]) -> list[_Cut]:
     if count > settings.windows:
-        seed, *rest = stream
-        keys = numpy_stream(int(seed), *rest, "examples").random(count)
-        if settings.positions == "early":  # weights 1 / (2 + row) without replacement (Efraimidis and Spirakis 2006)
-            keys = -np.log1p(-keys) * (2.0 + np.arange(count))
-        chosen = np.sort(np.argpartition(keys, settings.windows)[: settings.windows])
+        *parts, device = stream
+        keys = position_keys(parts, np.array([int(device)]), np.arange(count), settings)
+        chosen = np.sort(np.argpartition(keys, settings.windows - 1)[: settings.windows])
     else:
         chosen = np.arange(count)
     return [(np.arange(row), np.arange(row, min(row + settings.horizon, count))) for row in chosen]
+
+
+def position_keys(
+    parts: Sequence[int | str], devices: NDArray[np.int64], rows: NDArray[np.int64], settings: LocalConfig
+) -> NDArray[np.float64]:
+    """Keys of log positions: those with the smallest keys are drawn, without replacement.
+
+    Args:
+        parts: the stream's name without the device: (seed, round) or (seed, purpose).
+        devices: indices, of a shape that broadcasts with ``rows``.
+        rows: positions in the log.
+        settings: ``positions``: alike, or weight 1 / (2 + row) (Efraimidis and Spirakis 2006).
+    """
+    seed, *names = parts
+    keys = cell_uniforms(int(seed), *names, "examples", rows=devices, columns=rows)
+    return keys if settings.positions == "uniform" else -np.log1p(-keys) * (2.0 + rows)
 
 
 def _gather(log: Interactions, cuts: list[_Cut], length: int, user: Tensor, levels: Tensor) -> Examples:
@@ -171,8 +185,8 @@ def _take(column: Tensor, rows: Tensor, padding: float) -> Tensor:
 
 def stack_examples(devices: Sequence[Examples]) -> Examples:
     """Pad many devices' examples to one shape and stack them: every field gains a leading axis ``[devices, ...]``."""
-    counts = max(1, *(len(one.present) for one in devices))
-    width = max(1, *(one.targets.shape[1] for one in devices))
+    counts = max([1, *(len(one.present) for one in devices)])
+    width = max([1, *(one.targets.shape[1] for one in devices)])
     length = devices[0].history.shape[1]
     shape = (len(devices), counts)
     history = torch.full((*shape, length), -1)

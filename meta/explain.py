@@ -115,15 +115,14 @@ def score_terms(policy: Policy, parameters: Parameters, state: State, item: int)
 def _embedding_terms(policy: Policy, parameters: Parameters, state: State, item: int) -> dict[str, Tensor]:
     """``<E(a), part>`` for the parts of the state vector, found by leaving the other parts out."""
     batch, encoder = state.history.shape[0], policy.settings.state
-    embedding = policy.item_embedding(parameters)
-    own = embedding[item]
+    own = policy.embed(parameters, torch.tensor(item))
     terms = {"latent": (parameters["latent"] @ own).expand(batch)}
     absent = {"latent": torch.zeros_like(parameters["latent"])}
     if "user" in parameters:
         terms["user"] = (state.user @ parameters["user"] @ own).expand(batch)
         absent["user"] = torch.zeros_like(parameters["user"])
     if encoder != "none":
-        encoded = policy.encode_state({**parameters, **absent}, state, embedding) @ own
+        encoded = policy.encode_state({**parameters, **absent}, state) @ own
         terms["personal" if encoder == "personal" else "state"] = encoded.expand(batch)
     return terms
 

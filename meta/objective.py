@@ -33,7 +33,18 @@ def example_losses(policy: Policy, parameters: Parameters, examples: Examples, s
     weights = valid * (advantage - settings.baseline)
     ratio = (chosen.detach().exp() / examples.propensities.clamp(min=1e-12)).clamp(max=settings.weight_cap)
     weights = weights * torch.where(examples.propensities > 0, ratio, torch.ones_like(ratio))
-    return -(weights * chosen).sum(-1) / valid.sum(-1).clamp(min=1)
+    return -(weights * chosen).sum(-1) / target_divisor(valid, settings)
+
+
+def target_divisor(valid: Tensor, settings: LocalConfig) -> Tensor:
+    """What the sum over an example's targets is divided by, ``[examples]``: their number, or the public horizon.
+
+    With the number, a long log weighs as much as a short one. With the constant, every logged interaction weighs
+    alike: the multinomial likelihood of the log (Liang et al. 2018, eq. 2), whose best ranking of a device that nothing
+    is known of is by popularity.
+    """
+    count = valid.sum(-1).clamp(min=1)
+    return count if settings.targets == "mean" else torch.full_like(count, float(settings.horizon))
 
 
 def device_loss(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
@@ -54,11 +65,15 @@ def _log_policy(policy: Policy, parameters: Parameters, examples: Examples, sett
     state = State(examples.history, examples.levels, examples.user)
     scores = policy.scores(parameters, state)
     if settings.exclude_history and policy.sees_history:
-        blocked = torch.zeros(scores.shape[0], policy.items + 1)
-        blocked = blocked.scatter(1, _or_last(examples.history, policy.items), -1e9)
-        blocked = blocked.scatter(1, _or_last(examples.targets, policy.items), 0.0)
-        scores = scores + blocked[:, : policy.items]
+        scores = scores + blocked_history(examples, policy.items)
     return torch.log_softmax(scores, dim=-1)
+
+
+def blocked_history(examples: Examples, items: int) -> Tensor:
+    """-1e9 for the items of each example's history that are no targets of it, else 0, ``[..., examples, items]``."""
+    blocked = torch.zeros(*examples.history.shape[:-1], items + 1)
+    blocked = blocked.scatter(-1, _or_last(examples.history, items), -1e9)
+    return blocked.scatter(-1, _or_last(examples.targets, items), 0.0)[..., :items]
 
 
 def _or_last(rows: Tensor, items: int) -> Tensor:

@@ -145,13 +145,18 @@ class Policy:
         return uses and self.settings.dim > 0 and (self.settings.content_embedding or self.settings.ids)
 
     @property
+    def encodes_history(self) -> bool:
+        """Whether a state encoder reads the history."""
+        return self.settings.state in ("history", "gru", "transformer")
+
+    @property
     def _sees_user(self) -> bool:
         return self.settings.user_features and self.user_width > 0
 
     @property
     def sees_history(self) -> bool:
         """Whether the state holds other interactions of the device: decides how examples may be built."""
-        return self.settings.state in ("history", "gru", "transformer") or self.settings.affinity
+        return self.encodes_history or self.settings.affinity
 
     @cached_property
     def specs(self) -> dict[str, ParameterSpec]:
@@ -182,7 +187,7 @@ class Policy:
             shapes["user"] = (self.user_width, dim)
         if settings.state == "personal":
             shapes["personal"] = (dim,)
-        if settings.state in ("history", "gru", "transformer"):
+        if self.encodes_history:
             shapes |= encoders.encoder_shapes(settings.state, dim, settings.history_length)
             if settings.history_rewards:
                 shapes |= {"state.reward_gain": (LEVELS,), "state.reward_shift": (LEVELS, dim)}
@@ -206,6 +211,11 @@ class Policy:
     def trained(self) -> tuple[str, ...]:
         """Sorted names of the parameters that adaptation moves."""
         return tuple(spec.name for spec in self.specs.values() if spec.speed != "frozen")
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Sorted names of the parameters that act through the item encoder."""
+        return tuple(self._embedding_shapes(1, 1)) if self.embeds else ()
 
     @property
     def released(self) -> tuple[str, ...]:
@@ -249,8 +259,7 @@ class Policy:
         if settings.affinity:
             total = total + rows_times(self._affinity(parameters["affinity"], state), self.kernels.T)
         if self.embeds:
-            embedding = self.item_embedding(parameters)
-            total = total + rows_times(self.encode_state(parameters, state, embedding), embedding.T)
+            total = total + self.against_items(parameters, self.encode_state(parameters, state))
         if "temperature" in parameters:
             total = total * torch.exp(parameters["temperature"])
         return total
@@ -266,22 +275,46 @@ class Policy:
         projected = self.features @ parameters["content"]
         return projected + parameters["ids"] if self.settings.ids else projected
 
-    def encode_state(self, parameters: Parameters, state: State, embedding: Tensor) -> Tensor:
+    def embed(self, parameters: Parameters, items: Tensor) -> Tensor:
+        """``E(a)`` of some items, ``[*items.shape, dim]``."""
+        if not self.settings.content_embedding:
+            return functional.embedding(items, parameters["ids"])
+        projected = functional.embedding(items, self.features) @ parameters["content"]
+        return projected + functional.embedding(items, parameters["ids"]) if self.settings.ids else projected
+
+    def against_items(self, parameters: Parameters, rows: Tensor) -> Tensor:
+        """``<E(a), row>`` of every item, ``[batch, items]``; without ``ids`` through the features, with no table."""
+        if self.settings.ids:
+            return rows_times(rows, self.item_embedding(parameters).T)
+        return rows_times(rows_times(rows, parameters["content"].T), self.features.T)
+
+    def encode_state(self, parameters: Parameters, state: State) -> Tensor:
         """``u(s)`` with everything that is added to it, ``[batch, dim]``."""
         total = parameters["latent"].expand(state.history.shape[0], -1)
         if self._sees_user:
             total = total + state.user @ parameters["user"]
         if self.settings.state == "personal":
             return total + parameters["personal"]
-        if self.settings.state == "none":
+        if not self.encodes_history:
             return total
-        mask = (state.history >= 0).to(embedding.dtype)
-        embedded = functional.embedding(state.history.clamp(min=0), embedding)
+        mask = (state.history >= 0).to(self.features.dtype)
+        embedded = self.embed(parameters, state.history.clamp(min=0))
+        return total + self.encode_history(parameters, embedded, state.levels, mask)
+
+    def encode_history(self, parameters: Parameters, embedded: Tensor, levels: Tensor, mask: Tensor) -> Tensor:
+        """The state encoder alone, ``[batch, dim]``.
+
+        Args:
+            parameters: at least those named ``state.*``.
+            embedded: ``E(a)`` of the history, ``[batch, length, dim]``; what stands where it is padded does not matter.
+            levels: reward levels, int64 ``[batch, length]``.
+            mask: 1 where there is an interaction, ``[batch, length]``.
+        """
         if self.settings.history_rewards:
-            gain = 1 + parameters["state.reward_gain"][state.levels]
-            embedded = embedded * gain[..., None] + parameters["state.reward_shift"][state.levels]
+            gain = 1 + parameters["state.reward_gain"][levels]
+            embedded = embedded * gain[..., None] + parameters["state.reward_shift"][levels]
         seen = encoders.encode(self.settings.state, parameters, embedded * mask[..., None], mask)
-        return total + seen * self._trust(mask)
+        return seen * self.trust(mask)
 
     def _gain(self, gain: Tensor, state: State) -> Tensor:
         """Weight of the bias: affine in the log of the number of known interactions (at most the history's length)."""
@@ -291,13 +324,16 @@ class Policy:
     def _affinity(self, weights: Tensor, state: State) -> Tensor:
         """Recency-weighted kernel features of the history, each kernel with its own weight, ``[batch, columns]``."""
         mask = (state.history >= 0).to(self.kernels.dtype)
-        recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
-        content = functional.embedding(state.history.clamp(min=0), self.kernels)
-        means = torch.einsum("sbl,blf->sbf", recency, content)
-        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of]) * self._trust(mask)
+        means = self.kernel_means(state.history, mask)
+        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of]) * self.trust(mask)
 
-    def _trust(self, mask: Tensor) -> Tensor:
-        """``n / (n + history_prior)`` for n known interactions, ``[batch, 1]``: who has shown little is told little."""
+    def kernel_means(self, history: Tensor, mask: Tensor) -> Tensor:
+        """Recency-weighted means of the kernel features of histories, ``[scales, batch, columns]``."""
+        recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
+        return torch.einsum("sbl,blf->sbf", recency, functional.embedding(history.clamp(min=0), self.kernels))
+
+    def trust(self, mask: Tensor) -> Tensor:
+        """``n / (n + history_prior)`` for n known interactions, ``[..., 1]``: who has shown little is told little."""
         known = mask.sum(dim=-1, keepdim=True)
         return known / (known + self.settings.history_prior).clamp(min=1)
 

@@ -40,8 +40,12 @@ class SeededNoise:
 
     def normal(self, shape: Sequence[int], std: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """See ``NoiseSource.normal``."""
+        return self.fill(torch.empty(tuple(shape), dtype=dtype), std)
+
+    def fill(self, out: torch.Tensor, std: float) -> torch.Tensor:
+        """Fill ``out`` with what ``normal`` would give for its shape and dtype, and return it."""
         non_negative("std", std)
-        return torch.randn(tuple(shape), generator=self._generator, dtype=dtype).mul_(std)
+        return torch.randn(out.shape, generator=self._generator, dtype=out.dtype, out=out).mul_(std)
 
 
 class SystemNoise:

@@ -184,8 +184,13 @@ def _clip_factors(stacked: Mapping[str, Tensor], sensitivity: Sensitivity) -> tu
         squares.append((rows * rows).sum(dim=1))
     norms = torch.stack(squares).sum(dim=0).sqrt()
     nonfinite = ~torch.isfinite(norms)
-    factors = torch.where(norms > sensitivity.value, sensitivity.value / norms * _INSIDE, torch.ones_like(norms))
+    factors = clip_factors(norms, sensitivity)
     return torch.where(nonfinite, torch.nan, norms), nonfinite, torch.where(nonfinite, 0.0, factors)
+
+
+def clip_factors(norms: Tensor, sensitivity: Sensitivity) -> Tensor:
+    """Factors in [0, 1] that hold contributions of these norms (scaled space, float64) to the sensitivity."""
+    return torch.where(norms > sensitivity.value, sensitivity.value / norms * _INSIDE, torch.ones_like(norms))
 
 
 def _clean(tensor: Tensor, nonfinite: Tensor) -> Tensor:

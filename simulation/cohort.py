@@ -1,50 +1,61 @@
 """The cohort engine: adapt many devices at once in batched tensors, with the semantics of the per-device path.
 
-Devices are padded to one shape and adapted under ``torch.func.vmap``; random streams derive from (seed, round, device,
-purpose), as on a device by itself, so chunk size and order change nothing but the rounding of sums.
+Devices are taken in chunks of like size, as many as stay in the processor's cache, on as many threads as torch may use.
+Random streams derive from (seed, round, device, purpose) and chunks are summed in their order, so neither the number of
+threads nor the order of the devices changes a bit; another size of the chunks changes the rounding of sums only.
+
+Per-example gradients are clipped through their norms (``meta.stacked``); a device whose numbers are not finite is
+adapted again by itself on the per-device path, which is also the referee: ``engine.kind = "reference"``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._streams import torch_stream
-from ..client.adaptation import (
-    LocalMechanism,
-    adapt_device,
-    bound_update,
-    per_example_gradients,
-    private_step_sizes,
-)
+from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes
 from ..config import Config
-from ..meta.adapt import Adaptation, adapt, descend, step_size
-from ..meta.examples import Examples, stack_examples
-from ..meta.objective import device_loss
+from ..meta.adapt import Adaptation, step_size
+from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
-from ..privacy.dpsgd import dp_sgd_step_batched, draw_cohort_noise, nonfinite_examples
+from ..meta.stacked import Stack, backward, descend_stack, example_squares, forward
+from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
-from ..privacy.mechanisms import clip_updates
+from ..privacy.mechanisms import Sensitivity, clip_factors
 from ..privacy.sampling import poisson_batch
 
-_GRADIENT_FLOATS = 60_000_000  # floats of per-example gradients held at once under unit interaction
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+CHUNK_FLOATS = 1_500_000
+"""Floats that one chunk works on: about what stays in a core's share of the cache."""
+_HIDDEN = 1e-6
+"""Share of a norm that rounding in the Gram matrices may hide; it is added before clipping."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceTask:
-    """One device's part of a round.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """The devices of a round.
 
     Attributes:
-        device: its index in the data set: names its random streams.
-        examples: its training examples.
-        personal: its personal parameters, which stay with it.
+        devices: their indices in the data set, which name their random streams, int64 ``[devices]``.
+        sizes: length of each one's log: devices of like length share a chunk.
+        examples: stacked training examples of the devices in some places, every field ``[places, ...]``.
+        personal: their personal parameters, which stay with them, ``[devices, *shape]``.
     """
 
-    device: int
-    examples: Examples
+    devices: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    examples: Callable[[NDArray[np.int64]], Examples]
     personal: Named
 
 
@@ -54,241 +65,348 @@ class CohortResult:
 
     Attributes:
         total: sum of the (clipped) updates, float64 by name.
-        personal: new personal parameters of every device, in the order of the tasks.
+        personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
     """
 
     total: Named
-    personal: list[Named]
+    personal: Named
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Chunk:
+    """Some of a round's devices, and all that adapting them takes."""
+
+    policy: Policy
+    phi: Parameters
+    config: Config
+    mechanism: LocalMechanism | None
+    round_number: int
+    devices: NDArray[np.int64]
+    examples: Examples
+    personal: Named
+
+    def only(self, rows: NDArray[np.int64]) -> _Chunk:
+        """Some of the chunk's devices."""
+        taken = torch.from_numpy(rows)
+        return _Chunk(
+            policy=self.policy,
+            phi=self.phi,
+            config=self.config,
+            mechanism=self.mechanism,
+            round_number=self.round_number,
+            devices=self.devices[rows],
+            examples=Examples._make(value[taken] for value in self.examples),
+            personal={name: value[taken] for name, value in self.personal.items()},
+        )
+
+    def noise(self, row: int) -> SeededNoise:
+        """The noise of one device."""
+        return SeededNoise(torch_stream(self.config.seed, self.round_number, int(self.devices[row]), "local-noise"))
+
+    def batches(self, row: int) -> torch.Generator:
+        """The stream of one device's Poisson batches."""
+        return torch_stream(self.config.seed, self.round_number, int(self.devices[row]), "batches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """A chunk's sum and personal parameters, and which devices' numbers are finite, bool ``[devices]``."""
+
+    total: Named
+    personal: Named
+    finite: Tensor
 
 
 def adapt_cohort(
     policy: Policy,
     phi: Parameters,
-    tasks: Sequence[DeviceTask],
+    work: Work,
     config: Config,
     mechanism: LocalMechanism | None,
     *,
     round_number: int,
 ) -> CohortResult:
-    """Adapt every task's device from ``phi`` and sum what may leave.
+    """Adapt every device from ``phi`` and sum what may leave.
 
     Args:
         policy: the policy.
         phi: shared parameters.
-        tasks: the devices drawn this round.
-        config: local settings, privacy unit and engine; ``engine.kind = "reference"`` goes device by device on Opacus.
+        work: the devices drawn this round.
+        config: local settings, privacy unit and engine.
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
     """
-    run = _reference if config.engine.kind == "reference" else _batched
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
-    personal: dict[int, Named] = {}
-    for chunk in _chunks(policy, tasks, config, mechanism):
-        summed, new = run(policy, phi, chunk, config, mechanism, round_number)
-        for name, value in summed.items():
+    personal = {name: value.clone() for name, value in work.personal.items()}
+
+    def adapt(places: NDArray[np.int64]) -> _Outcome:
+        chunk = _Chunk(
+            policy=policy,
+            phi=phi,
+            config=config,
+            mechanism=mechanism,
+            round_number=round_number,
+            devices=work.devices[places],
+            examples=work.examples(places),
+            personal={name: value[torch.from_numpy(places)] for name, value in work.personal.items()},
+        )
+        return _reference(chunk) if config.engine.kind == "reference" else _batched(chunk)
+
+    chunks = list(_chunks(policy, work, config, mechanism))
+    for places, outcome in zip(chunks, in_order(adapt, chunks), strict=True):
+        for name, value in outcome.total.items():
             total[name] += value
-        personal |= {task.device: own for task, own in zip(chunk, new, strict=True)}
-    return CohortResult(total=total, personal=[personal[task.device] for task in tasks])
+        for name, value in outcome.personal.items():
+            personal[name][torch.from_numpy(places)] = value
+    return CohortResult(total=total, personal=personal)
+
+
+def in_order(function: Callable[[Item], Answer], items: list[Item]) -> Iterator[Answer]:
+    """``map`` on torch's number of threads, each of which computes alone; answers come in order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if threads == 1 or len(items) < 2:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            ahead: deque[Future[Answer]] = deque()
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _chunks(
-    policy: Policy, tasks: Sequence[DeviceTask], config: Config, mechanism: LocalMechanism | None
-) -> Iterator[list[DeviceTask]]:
-    """Devices of like size together; under DP-SGD as many as their per-example gradients leave room for."""
-    size = sum(torch.Size(spec.shape).numel() for spec in (policy.specs[name] for name in policy.trained))
-    chunk: list[DeviceTask] = []
-    for task in sorted(
-        tasks, key=lambda task: (len(task.examples.present), task.examples.targets.shape[1], task.device)
-    ):
-        heavy = mechanism is not None and (len(chunk) + 1) * len(task.examples.present) * size > _GRADIENT_FLOATS
-        if chunk and (heavy or len(chunk) >= config.engine.chunk):
-            yield chunk
-            chunk = []
-        chunk.append(task)
-    if chunk:
-        yield chunk
+    policy: Policy, work: Work, config: Config, mechanism: LocalMechanism | None
+) -> Iterator[NDArray[np.int64]]:
+    """Places of devices of like size, as many together as ``engine.chunk`` says or the cache holds."""
+    order = np.lexsort((work.devices, work.sizes))
+    floats = device_floats(policy, work.sizes[order], config, mechanism)
+    first = 0
+    while first < len(order):
+        if config.engine.chunk:
+            last = first + config.engine.chunk
+        else:
+            room = np.searchsorted(np.cumsum(floats[first : first + 4096]), CHUNK_FLOATS, side="right")
+            last = first + max(1, int(room))
+        yield order[first:last]
+        first = last
 
 
-def _reference(
-    policy: Policy,
-    phi: Parameters,
-    tasks: Sequence[DeviceTask],
-    config: Config,
-    mechanism: LocalMechanism | None,
-    round_number: int,
-) -> tuple[Named, list[Named]]:
+def device_floats(
+    policy: Policy, sizes: NDArray[np.int64], config: Config, mechanism: LocalMechanism | None
+) -> NDArray[np.int64]:
+    """About how many floats adapting a device with a log of each size touches, int64 ``[sizes]``."""
+    settings = policy.settings
+    width = policy.features.shape[1] + settings.dim
+    examples = np.ones_like(sizes)
+    inner = np.zeros_like(sizes)
+    if policy.sees_history:
+        examples = np.clip(sizes, 1, config.local.windows)
+        inner = examples * settings.history_length * settings.dim
+    elif mechanism is not None:
+        inner = sizes * width
+    floats = examples * policy.items + inner
+    if mechanism is not None:
+        floats = floats + 2 * sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained)
+    return np.asarray(floats, dtype=np.int64)
+
+
+def _reference(chunk: _Chunk) -> _Outcome:
+    """Device by device, on Opacus where there is a local mechanism."""
     total: Named = {}
-    personal = []
-    for task in tasks:
+    personal: Named = {name: value.clone() for name, value in chunk.personal.items()}
+    for row in range(len(chunk.devices)):
+        own = {name: value[row] for name, value in chunk.personal.items()}
         adaptation = adapt_device(
-            policy,
-            {**phi, **task.personal},
-            task.examples,
-            config.local,
-            mechanism,
-            noise=SeededNoise(torch_stream(config.seed, round_number, task.device, "local-noise")),
-            batches=torch_stream(config.seed, round_number, task.device, "batches"),
+            chunk.policy,
+            {**chunk.phi, **own},
+            _alone(chunk.examples, row),
+            chunk.config.local,
+            chunk.mechanism,
+            noise=chunk.noise(row),
+            batches=chunk.batches(row),
         )
-        before = {name: own[None] for name, own in task.personal.items()}
-        adaptation = _each(_contained(_each(adaptation, lambda value: value[None]), before), lambda value: value[0])
-        clipped = bound_update(adaptation, config)
+        adaptation = _contained(adaptation, own)
+        clipped = bound_update(adaptation, chunk.config)
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
-        personal.append(adaptation.personal)
-    return total, personal
+        for name, value in adaptation.personal.items():
+            personal[name][row] = value
+    return _Outcome(total=total, personal=personal, finite=torch.ones(len(chunk.devices), dtype=torch.bool))
 
 
-def _batched(
-    policy: Policy,
-    phi: Parameters,
-    tasks: Sequence[DeviceTask],
-    config: Config,
-    mechanism: LocalMechanism | None,
-    round_number: int,
-) -> tuple[Named, list[Named]]:
-    examples = stack_examples([task.examples for task in tasks])
-    personal = {name: torch.stack([task.personal[name] for task in tasks]) for name in policy.names(scope="personal")}
-    if mechanism is None and config.privacy.unit == "none":
-        total, moved = adapt_summed(policy, phi, personal, examples, config)
-        if all(bool(torch.isfinite(value).all()) for value in (*total.values(), *moved.values())):
-            return total, _rows(moved, len(tasks))
-    if mechanism is None:
-        adaptation = adapt_stacked(policy, phi, personal, examples, config)
-    else:
-        adaptation = _dp_sgd(policy, phi, personal, examples, tasks, config, mechanism, round_number)
-    adaptation = _contained(adaptation, personal)
-    if config.privacy.unit in ("user", "both"):
-        scales = {name: scale for name, scale in config.privacy.scales.items() if name in adaptation.update}
-        total = clip_updates(adaptation.update, config.privacy.clip, scales).value
-    else:
-        total = {name: value.sum(dim=0, dtype=torch.float64) for name, value in adaptation.update.items()}
-    return total, _rows(adaptation.personal, len(tasks))
+def _alone(examples: Examples, row: int) -> Examples:
+    """One device's examples without padding."""
+    there = examples.present[row] > 0
+    *fields, user = (value[row] for value in examples)
+    return Examples._make((*(value[there] for value in fields), user))
 
 
-def _rows(stacked: Named, count: int) -> list[Named]:
-    return [{name: value[row] for name, value in stacked.items()} for row in range(count)]
-
-
-def _contained(adaptation: Adaptation, personal: Named) -> Adaptation:
-    """A device that diverged answers zero and keeps its personal parameters: it must not take its neighbours along."""
-    update, new = adaptation.update, adaptation.personal
-    parts = {**{f"update {name}": value for name, value in update.items()}, **new}
-    bad = nonfinite_examples(parts)
-    if not bool(bad.any()):
+def _contained(adaptation: Adaptation, own: Named) -> Adaptation:
+    """A device that diverged answers zero and keeps its personal parameters: it must not take others along."""
+    values = {**{f"update {name}": value for name, value in adaptation.update.items()}, **adaptation.personal}
+    if all(bool(torch.isfinite(value).all()) for value in values.values()):
         return adaptation
-
-    def held(value: Tensor, otherwise: Tensor) -> Tensor:
-        return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), otherwise, value)
-
-    return Adaptation(
-        update={name: held(value, torch.zeros_like(value)) for name, value in update.items()},
-        personal={name: held(value, personal[name]) for name, value in new.items()},
-    )
+    return Adaptation(update={name: torch.zeros_like(value) for name, value in adaptation.update.items()}, personal=own)
 
 
-def _each(adaptation: Adaptation, change: Callable[[Tensor], Tensor]) -> Adaptation:
-    return Adaptation(
-        update={name: change(value) for name, value in adaptation.update.items()},
-        personal={name: change(value) for name, value in adaptation.personal.items()},
-    )
+def _batched(chunk: _Chunk) -> _Outcome:
+    """The whole chunk at once; devices whose numbers are not finite once more by themselves."""
+    outcome = _adapt_plainly(chunk) if chunk.mechanism is None else _adapt_privately(chunk)
+    if bool(outcome.finite.all()):
+        return outcome
+    healthy, sick = (np.flatnonzero(rows.numpy()) for rows in (outcome.finite, ~outcome.finite))
+    alone = _reference(chunk.only(sick))
+    if not len(healthy):
+        return alone
+    rest = _batched(chunk.only(healthy))
+    personal = {name: value.clone() for name, value in chunk.personal.items()}
+    for rows, part in ((healthy, rest), (sick, alone)):
+        for name, value in part.personal.items():
+            personal[name][torch.from_numpy(rows)] = value
+    total = {name: value + alone.total[name] for name, value in rest.total.items()}
+    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite))
 
 
-def adapt_stacked(
-    policy: Policy, phi: Parameters, personal: Parameters, examples: Examples, config: Config
-) -> Adaptation:
-    """``meta.adapt`` for every device of a stack: updates and personal parameters ``[devices, *shape]``."""
+def _adapt_plainly(chunk: _Chunk) -> _Outcome:
+    """``meta.adapt`` for every device; under unit ``user`` each update is clipped by its norm, then summed.
 
-    def one(own: Mapping[str, Tensor], device: Examples) -> tuple[Named, Named]:
-        adaptation = adapt(policy, {**phi, **own}, device, config.local)
-        return adaptation.update, adaptation.personal
-
-    update, own = torch.func.vmap(one)(dict(personal), examples)
-    return Adaptation(update=update, personal=own)
-
-
-def adapt_summed(
-    policy: Policy, phi: Parameters, personal: Parameters, examples: Examples, config: Config
-) -> tuple[Named, Named]:
-    """The sum of ``adapt_stacked``'s updates, and its personal parameters, where nobody's update is clipped.
-
-    Slow weights take one step each, so the sum of their updates is one gradient of the summed loss: no device's item
-    table is materialised. One device that diverges spoils the sum: the caller then takes the long way.
+    Guarantee:
+        As ``privacy.mechanisms.clip_updates``: no device moves the sum by more than the clip. The norm of what an item
+        table gets comes from Gram matrices; what rounding may hide of it is added to it first.
     """
-    names, start = policy.names(speed="fast"), {}
-    count, settings = len(examples.present), config.local
-    for name in names:
-        start[name] = personal[name] if name in personal else phi[name].expand(count, *phi[name].shape)
-    fast: Named = dict(start)
-    if names and settings.steps > 1:
-
-        def arrive(own: Mapping[str, Tensor], device: Examples) -> Named:
-            return descend(policy, {**phi, **own}, device, settings, steps=settings.steps - 1)
-
-        fast = torch.func.vmap(arrive)(start, examples)
-
-    def summed_loss(slow: Named, arrived: Named) -> Tensor:
-        def one(own: Mapping[str, Tensor], device: Examples) -> Tensor:
-            return device_loss(policy, {**phi, **slow, **own}, device, settings)
-
-        losses: Tensor = torch.func.vmap(one)(arrived, examples)
-        return losses.sum()
-
-    slow = {name: phi[name] for name in policy.trained if name not in names}
-    slow_gradient, fast_gradient = torch.func.grad(summed_loss, argnums=(0, 1))(slow, fast)
-    moved = {}
-    for name, here in fast.items():
-        pull = settings.weight_decay * (here - start[name])
-        moved[name] = here - step_size(policy, settings, name) * (fast_gradient[name] + pull)
-    total = {name: -step_size(policy, settings, name) * value.double() for name, value in slow_gradient.items()}
-    total |= {name: (moved[name] - start[name]).sum(0, dtype=torch.float64) for name in names if name not in personal}
-    return total, {name: moved[name] for name in personal}
-
-
-def _dp_sgd(
-    policy: Policy,
-    phi: Parameters,
-    personal: Parameters,
-    examples: Examples,
-    tasks: Sequence[DeviceTask],
-    config: Config,
-    mechanism: LocalMechanism,
-    round_number: int,
-) -> Adaptation:
-    """K DP-SGD steps of every device: the batched twin of ``client.adaptation.adapt_privately``."""
-    count = len(tasks)
-    start = {
-        name: personal[name] if name in personal else phi[name].expand(count, *phi[name].shape)
-        for name in policy.trained
-    }
-    shapes = {name: policy.specs[name].shape for name in policy.trained}
-    sources = [SeededNoise(torch_stream(config.seed, round_number, task.device, "local-noise")) for task in tasks]
-    batches = [torch_stream(config.seed, round_number, task.device, "batches") for task in tasks]
-    std = mechanism.noise_over_clip * mechanism.clip
-    parameters = start
-    for _ in range(config.local.steps):
-        gradients = torch.func.vmap(
-            lambda own, device: per_example_gradients(policy, {**phi, **own}, device, config.local)
-        )(parameters, examples)
-        parameters = dp_sgd_step_batched(
-            parameters,
-            gradients,
-            _batch_mask(examples.present, tasks, mechanism, batches),
-            learning_rates=private_step_sizes(policy, config.local),
-            clip=mechanism.clip,
-            expected_batch_size=mechanism.expected_batch,
-            noise=draw_cohort_noise(sources, shapes, std),
-            scales=mechanism.scales,
-        )
-    return Adaptation(
-        update={name: parameters[name] - start[name] for name in policy.released},
-        personal={name: parameters[name] for name in policy.names(scope="personal")},
+    policy, settings, privacy = chunk.policy, chunk.config.local, chunk.config.privacy
+    stack = Stack(policy=policy, examples=chunk.examples, settings=settings)
+    start = {**chunk.phi, **chunk.personal}
+    fast = descend_stack(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
+    here = {**start, **fast}
+    done = forward(stack, here)
+    gradients = backward(stack, here, done, stack.shares, policy.trained)
+    finite = done.finite
+    moved: Named = {}
+    for name, slope in gradients.plain.items():
+        gone = fast[name] - start[name] if name in fast else 0.0
+        moved[name] = gone - step_size(policy, settings, name) * (slope + settings.weight_decay * gone)
+        finite = finite & torch.isfinite(moved[name].flatten(1).sum(1))
+    rate = -step_size(policy, settings, "ids") if gradients.table is not None else 0.0
+    if gradients.table is not None and gradients.table.rows is not None:
+        finite = finite & torch.isfinite(gradients.table.rows.sum((1, 2)))
+    factors = torch.ones(stack.count, dtype=torch.float64)
+    if privacy.unit in ("user", "both"):
+        released = {name: value for name, value in moved.items() if name in policy.released}
+        bound = Sensitivity(privacy.clip, _scales(privacy.scales, policy.released))
+        squares = _squares(released, bound)
+        if gradients.table is not None:
+            norm, size = gradients.table.squares()
+            squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
+        factors = clip_factors(squares.sqrt(), bound)
+        finite = finite & torch.isfinite(squares)
+    total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
+    if gradients.table is not None:
+        total["ids"] = gradients.table.summed(factors.float() * rate, policy.items).double()
+    return _Outcome(
+        total=total,
+        personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
+        finite=finite,
     )
 
 
-def _batch_mask(
-    present: Tensor, tasks: Sequence[DeviceTask], mechanism: LocalMechanism, batches: Sequence[torch.Generator]
-) -> Tensor:
+def _scales(scales: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: scale for name, scale in scales.items() if name in names}
+
+
+def _squares(values: Named, bound: Sensitivity) -> Tensor:
+    """Squared norm of every device's values over their scales, float64 ``[devices]``."""
+    parts = [(value.flatten(1).double() / bound.scale(name)).square().sum(1) for name, value in values.items()]
+    return torch.stack(parts).sum(0) if parts else torch.zeros((), dtype=torch.float64)
+
+
+def _weighted_sum(factors: Tensor, values: Tensor) -> Tensor:
+    return (factors @ values.flatten(1).double()).reshape(values.shape[1:])
+
+
+def _adapt_privately(chunk: _Chunk) -> _Outcome:
+    """K DP-SGD steps of every device: the batched twin of ``client.adaptation.adapt_privately``.
+
+    Guarantee:
+        As there, for each device: its own noise from its own stream, on all that is trained, at every step.
+    """
+    policy, config, mechanism = chunk.policy, chunk.config, chunk.mechanism
+    if mechanism is None:
+        raise ValueError("expected a local mechanism, got none; adapt plainly")
+    names = policy.trained
+    shapes = [torch.Size(policy.specs[name].shape) for name in names]
+    start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
+    flat, noise = start.clone(), torch.empty_like(start)
+    views, noises = (_views(values, names, shapes) for values in (flat, noise))
+    alike = not policy.sees_history and chunk.examples.targets.shape[-1] == 1
+    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, alike=alike)
+    sources = [chunk.noise(row) for row in range(stack.count)]
+    batches = [chunk.batches(row) for row in range(stack.count)]
+    rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}
+    std = mechanism.noise_over_clip * mechanism.clip
+    finite = torch.ones(stack.count, dtype=torch.bool)
+    for _ in range(config.local.steps):
+        here = {**chunk.phi, **views}
+        done = forward(stack, here)
+        squares, pulled = example_squares(stack, here, done, mechanism.scales, names)
+        mask = _batch_mask(stack.examples.present, mechanism, batches)
+        finite &= (torch.isfinite(squares) | ~mask).all(1)
+        factors = example_clip_factors(squares.sqrt(), mechanism.clip).where(mask, 0.0)
+        gradients = backward(stack, here, done, factors, names, pulled)
+        for row, source in zip(noise, sources, strict=True):
+            source.fill(row, std)
+        for name, view in views.items():
+            if name == "ids" and gradients.table is not None:
+                gradients.table.subtract(view, rates[name])
+            else:
+                view.sub_(gradients.plain[name], alpha=rates[name])
+            view.sub_(noises[name], alpha=rates[name] * mechanism.scales.get(name, 1.0))
+    finite &= torch.isfinite(flat.sum(1))
+    return _settled(chunk, flat.sub_(start), finite, shapes)
+
+
+def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Size]) -> _Outcome:
+    """What DP-SGD moved, ``[devices, parameters]``, as a chunk's outcome: clipped as a whole under unit ``both``."""
+    policy, privacy = chunk.policy, chunk.config.privacy
+    moved = _views(gone, policy.trained, shapes)
+    factors = torch.ones(len(gone), dtype=torch.float64)
+    if privacy.unit == "both":
+        released = {name: moved[name] for name in policy.released}
+        bound = Sensitivity(privacy.clip, _scales(privacy.scales, policy.released))
+        factors = clip_factors(_squares(released, bound).sqrt(), bound)
+    return _Outcome(
+        total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
+        personal={name: value + moved[name] for name, value in chunk.personal.items()},
+        finite=finite,
+    )
+
+
+def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Tensor:
+    """Every device's parameters one behind the other, ``[devices, parameters]``."""
+    parts = [
+        parameters[name].reshape(count, -1) if name == "personal" else parameters[name].reshape(1, -1).expand(count, -1)
+        for name in names
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _views(flat: Tensor, names: tuple[str, ...], shapes: list[torch.Size]) -> Named:
+    parts = torch.split(flat, [shape.numel() for shape in shapes], dim=1)
+    return {name: part.view(len(part), *shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+
+
+def _batch_mask(present: Tensor, mechanism: LocalMechanism, batches: list[torch.Generator]) -> Tensor:
+    """Which examples this step's Poisson batches hold, bool ``[devices, examples]``."""
+    if mechanism.sample_rate == 1:
+        return present > 0
     mask = torch.zeros(present.shape, dtype=torch.bool)
-    for row, (task, generator) in enumerate(zip(tasks, batches, strict=True)):
-        mask[row, poisson_batch(len(task.examples.present), mechanism.sample_rate, generator)] = True
+    for row, generator in enumerate(batches):
+        mask[row, poisson_batch(int(present[row].sum()), mechanism.sample_rate, generator)] = True
     return mask

@@ -6,7 +6,6 @@ seeded round that is repeated after a crash finds its debits and releases the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from ..privacy.ledger import Ledger, LedgerSettings
 from ..server import _durable
 from ..server.account import create_ledger
 from .budget import BudgetPlan, plan_budget
-from .cohort import DeviceTask, adapt_cohort
+from .cohort import Work, adapt_cohort
 from .world import World
 
 _KEPT = 3  # rounds before the last that a checkpoint can ask for
@@ -154,22 +153,17 @@ class Cohort:
         return {WARM_STARTED: total}
 
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
-        world, seed = self._world, self._config.seed
+        world, unit = self._world, self._config.privacy.unit
         personal = self._personal.load(order.round - 1)
-        tasks = [
-            DeviceTask(
-                device=device,
-                examples=world.examples(
-                    device,
-                    int(world.split.train_end[device]),
-                    unit=self._config.privacy.unit,
-                    stream=(seed, order.round, device),
-                ),
-                personal={name: value[device] for name, value in personal.items()},
-            )
-            for device in devices.tolist()
-        ]
-        result = adapt_cohort(world.policy, order.phi, tasks, self._config, self._mechanism, round_number=order.round)
+        stops = world.split.train_end[devices]
+        stream = (self._config.seed, order.round)
+        work = Work(
+            devices=devices,
+            sizes=stops - world.dataset.offsets[devices],
+            examples=lambda places: world.batch(devices[places], stops[places], unit=unit, stream=stream),
+            personal={name: value[torch.from_numpy(devices)] for name, value in personal.items()},
+        )
+        result = adapt_cohort(world.policy, order.phi, work, self._config, self._mechanism, round_number=order.round)
         self._personal.save(order.round, personal, devices, result.personal)
         return result.total
 
@@ -211,7 +205,7 @@ class PersonalStore:
             )
         return self._world.personal_start(self._world.dataset.devices)
 
-    def save(self, round_number: int, before: Named, devices: NDArray[np.int64], new: Sequence[Named]) -> None:
+    def save(self, round_number: int, before: Named, devices: NDArray[np.int64], new: Named) -> None:
         """Write the parameters after ``round_number``: ``before`` with ``new`` in the rows ``devices``."""
         if not self._names:
             return
@@ -219,7 +213,7 @@ class PersonalStore:
             self._write(0, before)
         after = {name: before[name].clone() for name in self._names}
         for name, value in after.items():
-            value[torch.from_numpy(devices)] = torch.stack([own[name] for own in new])
+            value[torch.from_numpy(devices)] = new[name]
         self._write(round_number, after)
         self._prune(round_number)
 

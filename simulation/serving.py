@@ -5,7 +5,6 @@ The served policy never leaves its device, so this costs no privacy. Evaluation 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from ..config import LocalConfig
 from ..errors import PolicyError
-from ..meta.adapt import descend
-from ..meta.examples import Examples, stack_examples
-from ..meta.policy import Named, State
+from ..meta.policy import Named
+from ..meta.stacked import Stack, descend_stack
+from ..meta.stacked import scores as stacked_scores
+from .cohort import CHUNK_FLOATS, in_order
 from .seen import Which, seen_range
 from .world import World
 
@@ -69,11 +69,9 @@ class Served:
         Raises:
             PolicyError: a score is NaN or infinite.
         """
-        chunk = self.world.config.engine.chunk
-        parts = [
-            self._scores(devices[first : first + chunk], stops[first : first + chunk])
-            for first in range(0, len(devices), chunk)
-        ]
+        chunk = self._chunk()
+        blocks = [slice(first, first + chunk) for first in range(0, len(devices), chunk)]
+        parts = list(in_order(lambda block: self._scores(devices[block], stops[block]), blocks))
         scores = torch.cat(parts) if parts else torch.zeros(0, self.world.policy.items)
         if not bool(torch.isfinite(scores).all()):
             raise PolicyError(
@@ -85,47 +83,30 @@ class Served:
         """Each device's own parameters after the noise-free steps, ``[devices, *shape]``."""
         policy = self.world.policy
         names = policy.trained if self.everything else policy.names(speed="fast")
-        start = {
-            name: self.personal[name][torch.from_numpy(devices)]
-            if self.personal is not None and name in self.personal
-            else self._start(name).expand(len(devices), *policy.specs[name].shape)
-            for name in names
-        }
+        start = {**self.phi, **self._personal(devices)}
         steps = self.world.config.evaluation.serve_steps if self.steps is None else self.steps
-        if steps == 0 or not names:
-            return start
-        seed = self.world.config.seed
-        examples = stack_examples(
-            [
-                self.world.examples(int(device), int(stop), unit="none", stream=(seed, "serve", int(device)))
-                for device, stop in zip(devices, stops, strict=True)
-            ]
-        )
+        examples = self.world.batch(devices, stops, unit="none", stream=(self.world.config.seed, "serve"))
+        stack = Stack(policy=policy, examples=examples, settings=self._settings())
+        return descend_stack(stack, start, steps=steps, names=names)
 
-        def one(own: Mapping[str, Tensor], device: Examples) -> Named:
-            return descend(policy, {**self.phi, **own}, device, self._settings(), steps=steps, names=names)
-
-        adapted: Named = torch.func.vmap(one)(start, examples)
-        return adapted
+    def _chunk(self) -> int:
+        """Devices that are adapted and scored together."""
+        config, policy = self.world.config, self.world.policy
+        own = sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained) if self.everything else 0
+        floats = policy.items * (config.local.windows if policy.sees_history else 1) + 3 * own
+        return config.engine.chunk or max(1, CHUNK_FLOATS // floats)
 
     def _scores(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> Tensor:
         own = self.adapted(devices, stops)
         states = self.world.states(devices, stops)
+        parameters = {**self.phi, **self._personal(devices), **own}
+        return stacked_scores(self.world.policy, parameters, states)
 
-        def one(parameters: Mapping[str, Tensor], state: State) -> Tensor:
-            return self.world.policy.scores({**self.phi, **parameters}, state)[0]
-
-        scores: Tensor = torch.func.vmap(one)(own, states) if own else self._shared_scores(states)
-        return scores
-
-    def _shared_scores(self, states: State) -> Tensor:
-        scores: Tensor = torch.func.vmap(lambda state: self.world.policy.scores(self.phi, state)[0])(states)
-        return scores
-
-    def _start(self, name: str) -> Tensor:
-        if name in self.phi:
-            return self.phi[name]
-        return torch.zeros(self.world.policy.specs[name].shape)
+    def _personal(self, devices: NDArray[np.int64]) -> Named:
+        """The devices' personal parameters, ``[devices, *shape]``; zeros where nobody has kept any."""
+        if self.personal is None:
+            return self.world.personal_start(len(devices))
+        return {name: value[torch.from_numpy(devices)] for name, value in self.personal.items()}
 
     def _settings(self) -> LocalConfig:
         local = self.world.config.local

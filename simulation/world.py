@@ -16,6 +16,7 @@ from ..errors import ConfigError, DataError
 from ..meta.examples import Examples, build_examples, reward_levels
 from ..meta.interactions import Interactions
 from ..meta.policy import Named, Policy, State
+from .batches import batch_examples
 from .data.dataset import Dataset
 from .data.registry import load
 from .data.split import Split, filter_positive, held_out_devices, leave_two_out
@@ -118,6 +119,14 @@ class World:
             unit=unit,
             reward_range=self.dataset.reward_range,
             stream=stream,
+        )
+
+    def batch(
+        self, devices: NDArray[np.int64], stops: NDArray[np.int64], *, unit: Unit, stream: Sequence[int | str]
+    ) -> Examples:
+        """:meth:`examples` of many devices at once, stacked; the device is added to the name of the stream."""
+        return batch_examples(
+            self.policy, self.dataset, devices, stops, settings=self.config.local, unit=unit, stream=stream
         )
 
     def states(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> State:

@@ -118,7 +118,7 @@ def test_a_long_history_is_cut_to_the_most_recent():
 
 
 def test_positions_are_drawn_without_replacement_from_their_own_stream():
-    items = list(range(10)) * 3
+    items = list(range(10))
     policy = POLICIES["history"]
     draws = [
         build(policy, items, unit="user", windows=8, stream=stream) for stream in ((0, 1, 2), (0, 1, 2), (0, 2, 2))
@@ -126,12 +126,11 @@ def test_positions_are_drawn_without_replacement_from_their_own_stream():
     assert torch.equal(draws[0].history, draws[1].history)
     assert not torch.equal(draws[0].history, draws[2].history)
     assert len(draws[0].present) == 8
-    rows = [tuple(row) for row in draws[0].history.tolist()]
     drawn = np.zeros(30)
     for seed in range(300):
         lengths = (build(policy, list(range(6)), unit="user", windows=2, stream=(seed, 0)).history >= 0).sum(1)
         drawn[lengths] += 1
-    assert len(set(rows)) == 8
+    assert len(set(draws[0].targets[:, 0].tolist())) == 8
     # 600 draws over 6 positions: 100 each, standard deviation sqrt(300 * 1/3 * 2/3) = 8.2
     assert np.all(np.abs(drawn[:6] - 100) < 4 * 8.2)
 

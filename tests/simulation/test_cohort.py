@@ -1,11 +1,13 @@
 """The batched engine against the devices one by one on Opacus, for every encoder and privacy unit."""
 
+import numpy as np
 import policy_world as policies
 import pytest
 import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config
-from fedrec.simulation.cohort import DeviceTask, adapt_cohort
+from fedrec.meta.examples import stack_examples
+from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,16 +31,33 @@ def config(unit, **changes):
     return Config().updated(**(defaults | changes))
 
 
-def tasks(policy, unit, lengths):
-    own = policy.names(scope="personal")
-    return [
-        DeviceTask(
-            device=100 + number,
-            examples=policies.examples(policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=True),
-            personal={name: torch.full(policy.specs[name].shape, 0.1 * number) for name in own},
-        )
+def tasks(policy, unit, lengths, devices=None, user=None):
+    """Work for devices with logs of these lengths."""
+    built = [
+        policies.examples(policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=True)
         for number, length in enumerate(lengths)
     ]
+    if user is not None:
+        built[-1] = built[-1]._replace(user=user)
+    own = policy.names(scope="personal")
+    return Work(
+        devices=np.array(devices or [100 + number for number in range(len(lengths))], dtype=np.int64),
+        sizes=np.array(lengths, dtype=np.int64),
+        examples=lambda places: stack_examples([built[place] for place in places]),
+        personal={
+            name: 0.1 * torch.arange(len(lengths))[:, None].expand(-1, *policy.specs[name].shape) for name in own
+        },
+    )
+
+
+def reversed_order(work):
+    count = len(work.devices)
+    return Work(
+        devices=work.devices[::-1].copy(),
+        sizes=work.sizes[::-1].copy(),
+        examples=lambda places: work.examples(count - 1 - places),
+        personal={name: value.flip(0) for name, value in work.personal.items()},
+    )
 
 
 def run(policy, devices, settings, *, round_number=3):
@@ -54,11 +73,9 @@ def close(first, second, tolerance=1e-5):
     for name, value in first.total.items():
         assert value.dtype == torch.float64
         torch.testing.assert_close(value, second.total[name], rtol=1e-4, atol=tolerance)
-    assert len(first.personal) == len(second.personal)
-    for mine, other in zip(first.personal, second.personal, strict=True):
-        assert mine.keys() == other.keys()
-        for name, value in mine.items():
-            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=tolerance)
+    assert first.personal.keys() == second.personal.keys()
+    for name, value in first.personal.items():
+        torch.testing.assert_close(value, second.personal[name], rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -91,17 +108,17 @@ def test_chunks_and_order_change_nothing_but_rounding(unit, kind):
     whole = run(policy, devices, config(unit, engine__kind=kind, engine__chunk=64))
     for chunk in (1, 4):
         close(whole, run(policy, devices, config(unit, engine__kind=kind, engine__chunk=chunk)), 1e-6)
-    backwards = run(policy, devices[::-1], config(unit, engine__kind=kind, engine__chunk=2))
-    backwards.personal.reverse()
-    close(whole, backwards, 1e-6)
+    backwards = run(policy, reversed_order(devices), config(unit, engine__kind=kind, engine__chunk=2))
+    mirrored = CohortResult(total=backwards.total, personal={k: v.flip(0) for k, v in backwards.personal.items()})
+    close(whole, mirrored, 1e-6)
 
 
 def test_nobody_adds_up_to_zero():
     policy = policies.policy()
-    empty = run(policy, [], config("user"))
+    empty = run(policy, tasks(policy, "user", []), config("user"))
     assert set(empty.total) == set(policy.released)
     assert all(float(value.abs().max()) == 0 for value in empty.total.values())
-    assert empty.personal == []
+    assert empty.personal == {}
 
 
 @pytest.mark.parametrize("kind", ["cohort", "reference"])
@@ -112,7 +129,7 @@ def test_streams_follow_round_and_device(kind):
     first = run(policy, devices, chosen).total["bias"]
     assert torch.equal(first, run(policy, devices, chosen).total["bias"])
     assert not torch.equal(first, run(policy, devices, chosen, round_number=4).total["bias"])
-    renamed = [DeviceTask(device=7, examples=devices[0].examples, personal={})]
+    renamed = tasks(policy, "interaction", [4], devices=[7])
     assert not torch.equal(first, run(policy, renamed, chosen).total["bias"])
 
 
@@ -121,18 +138,14 @@ def test_streams_follow_round_and_device(kind):
 def test_a_device_that_diverges_harms_nobody_and_keeps_what_it_had(unit, kind):
     policy = policies.policy(state="personal", user_features=True)
     chosen = config(unit, engine__kind=kind)
-    devices = tasks(policy, unit, [4, 6])
-    sick = DeviceTask(
-        device=99,
-        examples=devices[0].examples._replace(user=torch.full((policies.USER,), float("nan"))),
-        personal={"personal": torch.full((4,), 0.3)},
-    )
-    together = run(policy, [*devices, sick], chosen)
+    sick = torch.full((policies.USER,), float("nan"))
+    together = run(policy, tasks(policy, unit, [4, 6, 4], user=sick), chosen)
     assert all(bool(torch.isfinite(value).all()) for value in together.total.values())
-    assert bool(torch.isfinite(together.personal[2]["personal"]).all())
+    assert bool(torch.isfinite(together.personal["personal"]).all())
     if unit in ("none", "user"):
-        alone = run(policy, devices, chosen)
-        close(together, type(alone)(total=alone.total, personal=[*alone.personal, sick.personal]), 1e-6)
+        alone = run(policy, tasks(policy, unit, [4, 6]), chosen)
+        kept = torch.cat([alone.personal["personal"], torch.full((1, 4), 0.2)])
+        close(together, CohortResult(total=alone.total, personal={"personal": kept}), 1e-6)
 
 
 def test_the_sum_holds_each_device_to_its_clip():

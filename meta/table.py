@@ -1,0 +1,70 @@
+"""The gradient of an item table as factors: no device's table is written down unless somebody asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableGradient:
+    """Every device's gradient by ``ids``: ``sum over examples of slope (x) state``, plus rows of its histories' items.
+
+    Attributes:
+        slopes: weighted by example.
+        states: ``[devices, examples, dim]``.
+        items: distinct items of the device's histories, int64 ``[devices, distinct]``; any where its row is zero.
+        rows: what those items get, ``[devices, distinct, dim]``; none without histories.
+    """
+
+    slopes: Slopes
+    states: Tensor
+    items: Tensor | None
+    rows: Tensor | None
+
+    def squares(self) -> tuple[Tensor, Tensor]:
+        """Squared norm of every device's gradient ``[devices]``, and the size of what it is a difference of.
+
+        ``|A + B|^2 = |A|^2 + 2 <A, B> + |B|^2`` with ``|A|^2`` from two Gram matrices. Rounding can hide a small
+        multiple of the second number: add it where the norm must be a bound.
+        """
+        dense = _dense(self.slopes)
+        outer = (dense.gram() * (self.states @ self.states.mT)).sum((-1, -2)).clamp(min=0)
+        if self.rows is None or self.items is None:
+            return outer, outer
+        inner = self.rows.square().sum((-1, -2))
+        met = dense.at(self.items[:, None].expand(-1, self.states.shape[1], -1))
+        cross = 2 * ((met.mT @ self.states) * self.rows).sum((-1, -2))
+        return (outer + cross + inner).clamp(min=0), (outer.sqrt() + inner.sqrt()).square()
+
+    def summed(self, factors: Tensor, items: int) -> Tensor:
+        """Sum over devices of ``factors [devices]`` times the gradient, float32 ``[items, dim]``."""
+        along = factors[:, None, None]
+        total = _dense(self.slopes).table_sum(self.states * along)
+        if self.rows is not None and self.items is not None:
+            total.index_add_(0, self.items.flatten(), (self.rows * along).flatten(0, 1))
+        return total
+
+    def subtract(self, tables: Tensor, rate: float) -> None:
+        """Take ``rate`` times every device's gradient off its own ``tables [devices, items, dim]``, in place."""
+        if isinstance(self.slopes, SharedSlopes):
+            tables.addcmul_(self.slopes.summed()[..., None], self.states, value=-rate)
+        else:
+            tables.sub_(self.each(tables.shape[1]), alpha=rate)
+
+    def each(self, items: int) -> Tensor:
+        """The gradients written down, ``[devices, items, dim]``."""
+        tables = self.slopes.tables(self.states).contiguous()
+        if self.rows is not None and self.items is not None:
+            flat = tables.view(-1, tables.shape[-1])
+            flat.index_add_(0, own_rows(self.items, items).flatten(), self.rows.flatten(0, 1))
+        return tables
+
+
+def _dense(slopes: Slopes) -> DenseSlopes:
+    if not isinstance(slopes, DenseSlopes):
+        raise TypeError(f"expected slopes of each example, got {type(slopes).__name__}; build the stack without alike")
+    return slopes

@@ -1,0 +1,145 @@
+"""Training examples of many devices at once, straight from a data set's columns.
+
+The vectorised twin of ``meta.examples``: it builds what ``build_examples`` and ``stack_examples`` build, padded alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import LocalConfig, Unit
+from ..meta.examples import Examples, block_numbers, position_keys, reward_levels
+from ..meta.policy import Policy
+from .data.dataset import Dataset
+
+Ints = NDArray[np.int64]
+
+
+def batch_examples(
+    policy: Policy,
+    dataset: Dataset,
+    devices: Ints,
+    stops: Ints,
+    *,
+    settings: LocalConfig,
+    unit: Unit,
+    stream: Sequence[int | str],
+) -> Examples:
+    """Examples of ``devices`` from their rows before ``stops``, every field with a leading axis ``[devices, ...]``.
+
+    Args:
+        policy: its state decides the rule (``meta.examples``).
+        dataset: the columns.
+        devices: their indices, int64 ``[devices]``.
+        stops: absolute row at which each device's part of the log ends.
+        settings: windows, horizon, positions.
+        unit: privacy unit.
+        stream: (seed, round) or (seed, purpose) of the draw of positions; the device is added to it.
+    """
+    starts = dataset.offsets[devices]
+    counts = np.maximum(stops - starts, 0)
+    per_entry = unit in ("interaction", "both")
+    if not policy.sees_history:
+        history, targets = _stateless(counts, per_entry)
+    elif per_entry:
+        history, targets = _blocks(dataset, starts, counts, settings, policy.settings.history_length)
+    else:
+        chosen = _positions(devices, counts, settings, stream)
+        history, targets = _around(chosen, counts, settings.horizon, policy.settings.history_length)
+    return _gathered(policy, dataset, devices, starts, history, targets)
+
+
+def _stateless(counts: Ints, per_entry: bool) -> tuple[Ints, Ints]:
+    """All entries in one example, or each in its own: rows relative to the log's start, -1 pads."""
+    rows = np.arange(max(1, int(counts.max(initial=0))))
+    every = np.where(rows < counts[:, None], rows, -1)
+    targets = every[:, :, None] if per_entry else every[:, None, :]
+    return np.empty((*targets.shape[:2], 0), dtype=np.int64), targets
+
+
+def _positions(devices: Ints, counts: Ints, settings: LocalConfig, stream: Sequence[int | str]) -> Ints:
+    """Positions drawn from each log, ascending, -1 pads, ``[devices, windows]``: as ``build_examples`` draws them."""
+    longest, windows = max(1, int(counts.max(initial=0))), settings.windows
+    rows = np.arange(longest)
+    there = rows < counts[:, None]
+    if longest <= windows:
+        return np.where(there, rows, -1)
+    keys = np.where(there, position_keys(stream, devices[:, None], rows, settings), np.inf)
+    chosen = np.argpartition(keys, windows - 1, axis=1)[:, :windows]
+    chosen = np.where(np.take_along_axis(there, chosen, 1), chosen, longest)
+    chosen.sort(axis=1)
+    few = counts <= windows
+    chosen[few] = np.where(np.arange(windows) < counts[few, None], np.arange(windows), longest)
+    return np.where(chosen < longest, chosen, -1)
+
+
+def _around(chosen: Ints, counts: Ints, horizon: int, length: int) -> tuple[Ints, Ints]:
+    """What precedes each position, and the entries from there on."""
+    there = (chosen >= 0)[..., None]
+    history = chosen[..., None] - length + np.arange(length)
+    longest = int(np.where(chosen >= 0, counts[:, None] - chosen, 0).max(initial=1))
+    targets = chosen[..., None] + np.arange(min(horizon, max(longest, 1)))
+    return (
+        np.where(there & (history >= 0), history, -1),
+        np.where(there & (targets < counts[:, None, None]), targets, -1),
+    )
+
+
+def _blocks(dataset: Dataset, starts: Ints, counts: Ints, settings: LocalConfig, length: int) -> tuple[Ints, Ints]:
+    """Blocks by the hash of each entry's item, those without an entry left out."""
+    longest, blocks, horizon = max(1, int(counts.max(initial=0))), settings.windows, settings.horizon
+    rows = np.arange(longest)
+    there = rows < counts[:, None]
+    items = dataset.items[np.where(there, starts[:, None] + rows, 0)] if dataset.interactions else np.zeros(there.shape)
+    block = np.where(there, block_numbers(items.astype(np.int64), blocks), blocks)
+    order = np.argsort(block, axis=1, kind="stable")
+    sizes = (block[:, :, None] == np.arange(blocks)).sum(1)
+    firsts = np.cumsum(sizes, axis=1) - sizes
+    used = np.argsort(sizes == 0, axis=1, kind="stable")
+    sizes, firsts = np.take_along_axis(sizes, used, 1), np.take_along_axis(firsts, used, 1)
+    keep = max(1, int((sizes > 0).sum(1).max(initial=0)))
+    sizes, firsts = sizes[:, :keep], firsts[:, :keep]
+    seen = np.maximum(0, sizes - horizon)
+
+    def taken(first: Ints, until: Ints, width: int, right: bool) -> Ints:
+        offset = np.arange(width) + (until - width if right else first)[..., None]
+        inside = (offset >= first[..., None]) & (offset < until[..., None])
+        flat = np.where(inside, offset, 0).reshape(len(order), -1)
+        return np.where(inside, np.take_along_axis(order, flat, 1).reshape(inside.shape), -1)
+
+    width = max(1, int((sizes - seen).max(initial=0)))
+    history = taken(firsts, firsts + seen, length, True)
+    return history, taken(firsts + seen, firsts + sizes, width, False)
+
+
+def _gathered(policy: Policy, dataset: Dataset, devices: Ints, starts: Ints, history: Ints, targets: Ints) -> Examples:
+    levels_of = reward_levels(torch.from_numpy(_column(dataset.rewards, starts, history, 0.0)), dataset.reward_range)
+    propensities = dataset.propensities
+    return Examples(
+        history=torch.from_numpy(_column(dataset.items, starts, history, -1).astype(np.int64)),
+        levels=torch.where(torch.from_numpy(history >= 0), levels_of, 0),
+        targets=torch.from_numpy(_column(dataset.items, starts, targets, -1).astype(np.int64)),
+        rewards=torch.from_numpy(_column(dataset.rewards, starts, targets, 0.0)),
+        propensities=torch.zeros(targets.shape)
+        if propensities is None
+        else torch.from_numpy(_column(propensities, starts, targets, 0.0)),
+        present=torch.from_numpy((targets >= 0).any(-1).astype(np.float32)),
+        user=_users(dataset, devices),
+    )
+
+
+def _column(column: NDArray[np.generic], starts: Ints, rows: Ints, padding: float) -> NDArray[np.generic]:
+    if not len(column):
+        return np.full(rows.shape, padding, dtype=column.dtype)
+    there = rows >= 0
+    taken = np.asarray(column)[np.where(there, rows + starts[:, None, None], 0)]
+    return np.where(there, taken, np.asarray(padding, dtype=column.dtype))
+
+
+def _users(dataset: Dataset, devices: Ints) -> Tensor:
+    return torch.from_numpy(np.array(dataset.device_features[devices], dtype=np.float32))
