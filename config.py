@@ -136,6 +136,9 @@ class LocalConfig(_Section):
     """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
     horizon: int = Field(default=1, ge=1)
     """Targets of a position, or of a block: so many entries (history policies)."""
+    episodes: bool = False
+    """Cut each log at random into a support, on which the first K - 1 steps adapt, and a query, on which the last is
+    taken (units none and user)."""
     positions: Literal["uniform", "early"] = "uniform"
     """How positions are drawn from a log: alike, or early ones more often (weight 1 / (2 + entries before it))."""
     exclude_history: bool = False
@@ -295,6 +298,11 @@ class Config(_Section):
             )
         if self.server.warm_start == "popularity" and not self.policy.bias:
             raise ValueError("expected policy.bias for server.warm_start = popularity, got false; switch one of them")
+        if self.local.episodes and self.privacy.unit in ("interaction", "both"):
+            raise ValueError(
+                f"expected local.episodes = false under unit {self.privacy.unit}, where an entry may influence one "
+                "example only, got true; switch one of them"
+            )
         return self
 
     @classmethod

@@ -70,7 +70,7 @@ def descend(
     if not names:
         return fast
     for _ in range(steps):
-        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings)
+        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False)
         fast = {
             name: here
             - step_size(policy, settings, name) * (gradients[name] + settings.weight_decay * (here - start[name]))
@@ -80,12 +80,18 @@ def descend(
 
 
 def loss_gradient(
-    policy: Policy, parameters: Parameters, names: tuple[str, ...], examples: Examples, settings: LocalConfig
+    policy: Policy,
+    parameters: Parameters,
+    names: tuple[str, ...],
+    examples: Examples,
+    settings: LocalConfig,
+    *,
+    last: bool = True,
 ) -> dict[str, Tensor]:
-    """Gradient of the device's mean loss with respect to the named parameters."""
+    """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it."""
 
     def loss(chosen: Mapping[str, Tensor]) -> Tensor:
-        return device_loss(policy, {**parameters, **chosen}, examples, settings)
+        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last)
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)({name: parameters[name] for name in names})
     return gradients

@@ -11,6 +11,9 @@ the history            sampled positions: what precedes   disjoint blocks of the
                                                           another one's block
 =====================  =================================  ============================================================
 
+With ``local.episodes`` (units none and user) a log is cut at random, log-uniformly: what precedes the cut is the support,
+examples as above; one query example has it as its history and aims at what follows.
+
 Under unit ``interaction`` one log entry thus influences exactly one example. Where blocks are used, an entry *changes*
 an example instead of adding one: :func:`changes_per_entry` says so, and the sensitivity doubles.
 """
@@ -43,6 +46,7 @@ class Examples(NamedTuple):
         rewards: their rewards, float32 ``[examples, targets]``.
         propensities: their logging propensities, 0 where unknown, float32 ``[examples, targets]``.
         present: 1 for an example, 0 for padding, float32 ``[examples]``.
+        query: 1 for the query of an episode, else 0, float32 ``[examples]``.
         user: the device's features, float32 ``[user_features]``.
     """
 
@@ -52,6 +56,7 @@ class Examples(NamedTuple):
     rewards: Tensor
     propensities: Tensor
     present: Tensor
+    query: Tensor
     user: Tensor
 
 
@@ -93,14 +98,41 @@ def build_examples(
     """
     log.check_catalogue(policy.items)
     per_entry = unit in ("interaction", "both")
-    if not policy.sees_history:
-        cuts = _each_alone(len(log)) if per_entry else _all_in_one(len(log))
-    elif per_entry:
+    length = policy.settings.history_length if policy.sees_history else 0
+    levels = reward_levels(log.rewards, reward_range)
+    if not per_entry and settings.episodes and len(log):
+        cut = episode_cut(stream, len(log))
+        cuts = _whole(policy, cut, settings, stream)
+        cuts.append((np.arange(cut), np.arange(cut, len(log))[: settings.horizon if policy.sees_history else None]))
+        return _gather(log, cuts, length, user, levels, queries=1)
+    if not per_entry:
+        cuts = _whole(policy, len(log), settings, stream)
+    elif policy.sees_history:
         cuts = _blocks(log.items.numpy(), settings.windows, settings.horizon)
     else:
-        cuts = _positions(len(log), settings, stream)
-    length = policy.settings.history_length if policy.sees_history else 0
-    return _gather(log, cuts, length, user, reward_levels(log.rewards, reward_range))
+        cuts = _each_alone(len(log))
+    return _gather(log, cuts, length, user, levels)
+
+
+def _whole(policy: Policy, count: int, settings: LocalConfig, stream: Sequence[int | str]) -> list[_Cut]:
+    """Examples from the first ``count`` entries under units that protect a device as a whole."""
+    return _positions(count, settings, stream) if policy.sees_history else _all_in_one(count)
+
+
+def episode_cut(stream: Sequence[int | str], count: int) -> int:
+    """Entries before the cut of a log of ``count``, log-uniform in ``[0, count)``: little is as likely seen as much."""
+    *parts, device = stream
+    return int(episode_cuts(parts, np.array([int(device)]), np.array([count]))[0])
+
+
+def episode_cuts(
+    parts: Sequence[int | str], devices: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """:func:`episode_cut` of many devices, int64 ``[devices]``; 0 for an empty log."""
+    seed, *names = parts
+    drawn = cell_uniforms(int(seed), *names, "episode", rows=devices, columns=np.zeros(1, dtype=np.int64))
+    cuts = np.floor(np.exp(drawn * np.log1p(np.maximum(counts, 0)))).astype(np.int64) - 1
+    return np.clip(cuts, 0, np.maximum(counts - 1, 0))
 
 
 _Cut = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows of the history, rows of the targets
@@ -156,7 +188,9 @@ def position_keys(
     return keys if settings.positions == "uniform" else -np.log1p(-keys) * (2.0 + rows)
 
 
-def _gather(log: Interactions, cuts: list[_Cut], length: int, user: Tensor, levels: Tensor) -> Examples:
+def _gather(
+    log: Interactions, cuts: list[_Cut], length: int, user: Tensor, levels: Tensor, queries: int = 0
+) -> Examples:
     width = max((len(targets) for _, targets in cuts), default=0)
     history_rows = torch.full((len(cuts), length), -1)
     target_rows = torch.full((len(cuts), width), -1)
@@ -173,6 +207,7 @@ def _gather(log: Interactions, cuts: list[_Cut], length: int, user: Tensor, leve
         rewards=_take(log.rewards, target_rows, 0),
         propensities=_take(unknown if log.propensities is None else log.propensities, target_rows, 0),
         present=torch.ones(len(cuts)),
+        query=(torch.arange(len(cuts)) >= len(cuts) - queries).to(torch.float32),
         user=user,
     )
 
@@ -193,13 +228,13 @@ def stack_examples(devices: Sequence[Examples]) -> Examples:
     levels = torch.zeros((*shape, length), dtype=torch.int64)
     targets = torch.full((*shape, width), -1)
     rewards, propensities = torch.zeros(*shape, width), torch.zeros(*shape, width)
-    present = torch.zeros(shape)
+    present, query = torch.zeros(shape), torch.zeros(shape)
     for number, one in enumerate(devices):
         rows, columns = one.targets.shape
         history[number, :rows], levels[number, :rows] = one.history, one.levels
         targets[number, :rows, :columns] = one.targets
         rewards[number, :rows, :columns] = one.rewards
         propensities[number, :rows, :columns] = one.propensities
-        present[number, :rows] = one.present
+        present[number, :rows], query[number, :rows] = one.present, one.query
     user = torch.stack([one.user for one in devices])
-    return Examples(history, levels, targets, rewards, propensities, present, user)
+    return Examples(history, levels, targets, rewards, propensities, present, query, user)

@@ -47,17 +47,30 @@ def target_divisor(valid: Tensor, settings: LocalConfig) -> Tensor:
     return count if settings.targets == "mean" else torch.full_like(count, float(settings.horizon))
 
 
-def device_loss(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
-    """Mean loss over the examples that are present, a scalar; zero for a device without any.
+def device_loss(
+    policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig, *, last: bool = True
+) -> Tensor:
+    """Mean loss over the examples that are present, a scalar; zero for a device without any (``example_shares``)."""
+    losses = example_losses(policy, parameters, examples, settings)
+    return (losses * example_shares(examples, settings, last=last)).sum()
+
+
+def example_shares(examples: Examples, settings: LocalConfig, *, last: bool = True) -> Tensor:
+    """Weight of every example in its device's loss, ``[..., examples]``.
+
+    In an episode the ``last`` step is taken on the query and those before it on the support (first-order MAML, Finn et
+    al. 2017, section 5.2, on the weights that are slow); elsewhere every step on all examples.
 
     With ``settings.prior`` = p the mean is weighted by ``n / (n + p)`` for ``n`` known interactions: a device that has
     seen little stays close to its start, as if the start were worth ``p`` interactions.
     """
-    losses = example_losses(policy, parameters, examples, settings)
     known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
-    seen = functional.pad(known, (0, 1)).amax()  # a device without any example has seen nothing
+    seen = functional.pad(known, (0, 1)).amax(-1, keepdim=True)  # a device without any example has seen nothing
     trust = seen / (seen + settings.prior).clamp(min=1)
-    return trust * (losses * examples.present).sum() / examples.present.sum().clamp(min=1)
+    part = examples.query if last else 1 - examples.query
+    asked = functional.pad(examples.query, (0, 1)).amax(-1, keepdim=True)
+    chosen = examples.present * torch.where(asked > 0, part, torch.ones_like(part))
+    return trust * chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _log_policy(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:

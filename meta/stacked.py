@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..config import LocalConfig
 from .adapt import step_size
 from .examples import Examples
-from .objective import blocked_history, target_divisor
+from .objective import blocked_history, example_shares, target_divisor
 from .policy import Named, Parameters, Policy, State
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 from .table import TableGradient
@@ -81,13 +81,14 @@ class Stack:
         return bool((self.examples.propensities > 0).any())
 
     @cached_property
-    def shares(self) -> Tensor:
-        """Weight of every example in the device's loss, ``[devices, examples]`` (``meta.objective.device_loss``)."""
-        examples = self.examples
-        known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
-        seen = functional.pad(known, (0, 1)).amax(-1, keepdim=True)
-        trust = seen / (seen + self.settings.prior).clamp(min=1)
-        return trust * examples.present / examples.present.sum(-1, keepdim=True).clamp(min=1)
+    def last(self) -> Tensor:
+        """Weight of every example in its device's loss at the last step, ``[devices, examples]``."""
+        return example_shares(self.examples, self.settings)
+
+    @cached_property
+    def before(self) -> Tensor:
+        """The same at the steps before."""
+        return example_shares(self.examples, self.settings, last=False)
 
     @cached_property
     def blocked(self) -> Tensor | None:
@@ -198,6 +199,7 @@ def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
         rewards=nothing,
         propensities=nothing,
         present=nothing[..., 0],
+        query=nothing[..., 0],
         user=states.user,
     )
     return _pass(Stack(policy=policy, examples=examples, settings=LocalConfig()), parameters)[0][:, 0]
@@ -530,7 +532,7 @@ def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Co
     own = dict(start)
     for _ in range(steps):
         here = {**parameters, **own}
-        gradients = backward(stack, here, forward(stack, here), stack.shares, names)
+        gradients = backward(stack, here, forward(stack, here), stack.before, names)
         slopes = dict(gradients.plain)
         if gradients.table is not None:
             slopes["ids"] = gradients.table.each(policy.items)
@@ -556,7 +558,7 @@ def _descend_offsets(stack: Stack, parameters: Parameters, start: Named, steps: 
     met = base.gather(-1, stack.targets.flatten(2)) if stack.logged else None
     highest = base.amax(-1, keepdim=True)
     likely = base.sub_(highest).exp_()
-    shares = stack.shares[..., None] * stack.weights
+    shares = stack.before[..., None] * stack.weights
     taken = _scattered(stack, shares)
     for step in range(steps):
         offset = _offset(policy, parameters, start, own, table) if step else torch.zeros(stack.count, policy.items)

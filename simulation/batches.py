@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import LocalConfig, Unit
-from ..meta.examples import Examples, block_numbers, position_keys, reward_levels
+from ..meta.examples import Examples, block_numbers, episode_cuts, position_keys, reward_levels
 from ..meta.policy import Policy
 from .data.dataset import Dataset
 
@@ -44,21 +44,78 @@ def batch_examples(
     starts = dataset.offsets[devices]
     counts = np.maximum(stops - starts, 0)
     per_entry = unit in ("interaction", "both")
-    if not policy.sees_history:
-        history, targets = _stateless(counts, per_entry)
-    elif per_entry:
+    if per_entry and policy.sees_history:
         history, targets = _blocks(dataset, starts, counts, settings, policy.settings.history_length)
+    elif per_entry:
+        history, targets = _each_alone(counts)
+    elif not settings.episodes:
+        history, targets = _whole(policy, devices, counts, settings, stream)
     else:
-        chosen = _positions(devices, counts, settings, stream)
-        history, targets = _around(chosen, counts, settings.horizon, policy.settings.history_length)
+        cuts = episode_cuts(stream, devices, counts)
+        return _with_query(
+            _gathered(policy, dataset, devices, starts, *_episodes(policy, devices, counts, cuts, settings, stream))
+        )
     return _gathered(policy, dataset, devices, starts, history, targets)
 
 
-def _stateless(counts: Ints, per_entry: bool) -> tuple[Ints, Ints]:
-    """All entries in one example, or each in its own: rows relative to the log's start, -1 pads."""
+def _whole(
+    policy: Policy, devices: Ints, counts: Ints, settings: LocalConfig, stream: Sequence[int | str]
+) -> tuple[Ints, Ints]:
+    """Examples from the first ``counts`` entries under units that protect a device as a whole."""
+    if not policy.sees_history:
+        return _all_in_one(counts)
+    chosen = _positions(devices, counts, settings, stream)
+    return _around(chosen, counts, settings.horizon, policy.settings.history_length)
+
+
+def _episodes(
+    policy: Policy, devices: Ints, counts: Ints, cuts: Ints, settings: LocalConfig, stream: Sequence[int | str]
+) -> tuple[Ints, Ints]:
+    """The support before each cut, and as the last example of every device the query from there on."""
+    support = _whole(policy, devices, cuts, settings, stream)
+    query = _around(
+        cuts[:, None],
+        counts,
+        settings.horizon if policy.sees_history else int(max(1, counts.max(initial=1))),
+        support[0].shape[-1],
+    )
+    width = max(support[1].shape[-1], query[1].shape[-1])
+    history, targets = (
+        np.concatenate([_padded(a, w), _padded(b, w)], axis=1)
+        for a, b, w in ((support[0], query[0], support[0].shape[-1]), (support[1], query[1], width))
+    )
+    return history, targets
+
+
+def _padded(rows: Ints, width: int) -> Ints:
+    return np.pad(rows, ((0, 0), (0, 0), (0, width - rows.shape[-1])), constant_values=-1)
+
+
+def _with_query(examples: Examples) -> Examples:
+    """The last example of each device moved up behind its support, and marked: as ``build_examples`` has it."""
+    order = torch.argsort(1 - examples.present, dim=1, stable=True)
+    query = torch.zeros_like(examples.present)
+    query[:, -1] = examples.present[:, -1]
+    fields = (
+        value.gather(1, order.reshape(*order.shape, *[1] * (value.dim() - 2)).expand_as(value))
+        for value in examples._replace(query=query)[:-1]
+    )
+    return Examples._make((*fields, examples.user))
+
+
+def _entries(counts: Ints) -> Ints:
+    """Rows of each log, relative to its start, -1 pads, ``[devices, longest]``."""
     rows = np.arange(max(1, int(counts.max(initial=0))))
-    every = np.where(rows < counts[:, None], rows, -1)
-    targets = every[:, :, None] if per_entry else every[:, None, :]
+    return np.where(rows < counts[:, None], rows, -1)
+
+
+def _all_in_one(counts: Ints) -> tuple[Ints, Ints]:
+    targets = _entries(counts)[:, None, :]
+    return np.empty((len(counts), 1, 0), dtype=np.int64), targets
+
+
+def _each_alone(counts: Ints) -> tuple[Ints, Ints]:
+    targets = _entries(counts)[:, :, None]
     return np.empty((*targets.shape[:2], 0), dtype=np.int64), targets
 
 
@@ -129,6 +186,7 @@ def _gathered(policy: Policy, dataset: Dataset, devices: Ints, starts: Ints, his
         if propensities is None
         else torch.from_numpy(_column(propensities, starts, targets, 0.0)),
         present=torch.from_numpy((targets >= 0).any(-1).astype(np.float32)),
+        query=torch.zeros(targets.shape[:2]),
         user=_users(dataset, devices),
     )
 

@@ -287,7 +287,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     fast = descend_stack(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     here = {**start, **fast}
     done = forward(stack, here)
-    gradients = backward(stack, here, done, stack.shares, policy.trained)
+    gradients = backward(stack, here, done, stack.last, policy.trained)
     finite = done.finite
     moved: Named = {}
     for name, slope in gradients.plain.items():
