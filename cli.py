@@ -85,15 +85,22 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run, by its own configuration.")
     ] = None,
+    engine: Annotated[
+        Literal["cohort", "reference"] | None,
+        typer.Option(
+            help="Adapt many devices at once, or one after the other on Opacus: the same result.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Simulate a federation on this machine, judge it and write a report."""
-    if resume is not None and (path is not None or overrides or out is not None):
+    if resume is not None and (path is not None or overrides or out is not None or engine is not None):
         raise typer.BadParameter(
             "expected --resume alone: a run goes on in its own directory, by its own configuration"
         )
-    settings = None if resume is not None else load_config(path, overrides or ())
+    chosen = [] if engine is None else [f"engine.kind={engine}"]
+    settings = None if resume is not None else load_config(path, [*(overrides or ()), *chosen])
     with _progress(quiet=quiet) as progress:
         progress.stage("starting PyTorch and Flower")
         from .simulation import run as runs

@@ -11,8 +11,8 @@ the history            sampled positions: what precedes   disjoint blocks of the
                                                           another one's block
 =====================  =================================  ============================================================
 
-With ``local.episodes`` (units none and user) a log is cut at random, log-uniformly: what precedes the cut is the support,
-examples as above; one query example has it as its history and aims at what follows.
+With ``local.episodes`` (units none and user) a log is cut at random, log-uniformly: what precedes the cut is the
+support, examples as above; one query example has it as its history and aims at what follows.
 
 Under unit ``interaction`` one log entry thus influences exactly one example. Where blocks are used, an entry *changes*
 an example instead of adding one: :func:`changes_per_entry` says so, and the sensitivity doubles.

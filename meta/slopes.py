@@ -133,9 +133,10 @@ class SharedSlopes:
         return self.weights[..., None] * (product(self.chosen, matrix) - rows)
 
     def summed(self) -> Tensor:
-        """As :meth:`DenseSlopes.summed`."""
-        total = self.weights.sum(1, keepdim=True) * self.chosen[:, 0]
-        return total.scatter_add_(1, self.targets, -self.weights)
+        """As :meth:`DenseSlopes.summed`; in float64, because thousands of examples nearly cancel out."""
+        weights = self.weights.double()
+        total = weights.sum(1, keepdim=True) * self.chosen[:, 0]
+        return total.scatter_add_(1, self.targets, -weights).to(self.chosen.dtype)
 
     def combined(self, factors: Tensor) -> Tensor:
         """As :meth:`DenseSlopes.combined`, with one factor for all examples of a device."""

@@ -1,4 +1,4 @@
-"""DP-SGD for one device on Opacus' optimizer, with public constants only; and the same steps for many devices at once.
+"""DP-SGD for one device on Opacus' optimizer, with public constants only.
 
 The caller brings per-example gradients of *every* parameter whose value influences what is released; they are clipped
 jointly. One interaction must influence one example at most: building the examples so is the caller's duty.
@@ -162,7 +162,7 @@ class _SourcedOptimizer(DPOptimizer):  # type: ignore[misc]
 def draw_step_noise(noise: NoiseSource, shapes: Mapping[str, Sequence[int]], std: float) -> dict[str, Tensor]:
     """One step's noise: a single float32 draw, laid out parameter by parameter in the order of ``shapes``.
 
-    Both engines call this once for each step of each device, so they see the same numbers from equal streams.
+    The cohort engine fills its buffer from the same stream in the same layout, so both engines see the same numbers.
     """
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
     flat = noise.normal((sum(sizes),), std)
@@ -170,80 +170,18 @@ def draw_step_noise(noise: NoiseSource, shapes: Mapping[str, Sequence[int]], std
     return {name: piece.reshape(tuple(shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
-def draw_cohort_noise(
-    sources: Sequence[NoiseSource], shapes: Mapping[str, Sequence[int]], std: float
-) -> dict[str, Tensor]:
-    """``draw_step_noise`` for many devices, each from its own source: tensors ``[devices, *shape]``."""
-    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-    flat = torch.empty(len(sources), sum(sizes))
-    for row, source in zip(flat, sources, strict=True):
-        row.copy_(source.normal((sum(sizes),), std))
-    pieces = torch.split(flat, sizes, dim=1)
-    return {
-        name: piece.reshape(len(sources), *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-    }
-
-
 def example_clip_factors(norms: Tensor, clip: float) -> Tensor:
     """Factors in [0, 1] by which per-example gradients of these l2 norms are scaled; Opacus' formula."""
     return (clip / (norms + _OPACUS_MARGIN)).clamp(max=1.0)
 
 
-def nonfinite_examples(per_example_gradients: Mapping[str, Tensor], leading: int = 1) -> Tensor:
-    """bool, shape of the ``leading`` dimensions: examples that hold NaN or inf in any parameter."""
-    flags = [~torch.isfinite(_flat(gradient, leading)).all(dim=-1) for gradient in per_example_gradients.values()]
+def nonfinite_examples(per_example_gradients: Mapping[str, Tensor]) -> Tensor:
+    """Bool ``[batch]``: examples that hold NaN or inf in any parameter."""
+    flags = [
+        ~torch.isfinite(gradient.reshape(len(gradient), math.prod(gradient.shape[1:]))).all(dim=-1)
+        for gradient in per_example_gradients.values()
+    ]
     return torch.stack(flags).any(dim=0)
-
-
-def dp_sgd_step_batched(
-    parameters: Mapping[str, Tensor],
-    gradients: Mapping[str, Tensor],
-    mask: Tensor,
-    *,
-    learning_rates: Mapping[str, float],
-    clip: float,
-    expected_batch_size: float,
-    noise: Mapping[str, Tensor],
-    scales: Mapping[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """One DP-SGD step of many devices at once, in plain torch; equals ``DPSGD.step`` on each, given the same noise.
-
-    Args:
-        parameters: ``[devices, *shape]``.
-        gradients: per-example gradients ``[devices, batch, *shape]``, padded to the largest batch.
-        mask: bool ``[devices, batch]``, False for padding.
-        learning_rates: one for each parameter.
-        clip: l2 bound on one example's gradient, jointly over all parameters.
-        expected_batch_size: public divisor.
-        noise: ``[devices, *shape]`` of standard deviation noise_multiplier * clip, from ``draw_cohort_noise``.
-        scales: public preconditioner.
-
-    Returns:
-        The parameters after the step, ``[devices, *shape]``.
-
-    Guarantee:
-        As ``DPSGD``, for each device.
-    """
-    sensitivity = Sensitivity(clip, scales or {}, "interaction")
-    sensitivity.check_names(parameters)
-    scaled = {name: gradient / sensitivity.scale(name) for name, gradient in gradients.items()}
-    keep = mask & ~nonfinite_examples(scaled, leading=2)
-    scaled = {
-        name: torch.where(_along(keep, gradient), gradient, torch.zeros_like(gradient))
-        for name, gradient in scaled.items()
-    }
-    norms = torch.stack([_flat(g, 2).norm(2, dim=-1) for g in scaled.values()]).norm(2, dim=0)
-    factors = example_clip_factors(norms, clip)
-    moved = {}
-    for name, parameter in parameters.items():
-        summed = torch.einsum("db,db...->d...", factors, scaled[name])
-        rate = learning_rates[name] * sensitivity.scale(name)
-        moved[name] = parameter - rate * ((summed + noise[name]) / expected_batch_size)
-    return moved
-
-
-def _flat(tensor: Tensor, leading: int) -> Tensor:
-    return tensor.reshape(*tensor.shape[:leading], math.prod(tensor.shape[leading:]))
 
 
 def _along(flags: Tensor, tensor: Tensor) -> Tensor:

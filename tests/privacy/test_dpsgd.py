@@ -1,4 +1,4 @@
-"""DP-SGD on Opacus with public constants, and the batched engine that must equal it."""
+"""DP-SGD on Opacus with public constants; tests/simulation/test_cohort.py holds the cohort engine against it."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from fedrec._streams import torch_stream
 from fedrec.errors import PrivacyError
 from fedrec.privacy.accounting import Charge
-from fedrec.privacy.dpsgd import DPSGD, dp_sgd_step_batched, draw_cohort_noise, draw_step_noise, example_clip_factors
+from fedrec.privacy.dpsgd import DPSGD, draw_step_noise, example_clip_factors
 from fedrec.privacy.entropy import SeededNoise, SystemNoise
 from torch import nn
 
@@ -95,38 +95,6 @@ def test_empty_batch_is_a_step_of_pure_noise_and_is_counted():
     for name, parameter in parameters.items():
         torch.testing.assert_close(parameter.detach(), -RATES[name] * noise[name] / 2.5)
     assert steps.charge(0.25) == Charge(1.0, 0.25, 1)
-
-
-@pytest.mark.parametrize("scales", [None, {"bias": 0.1, "table": 4.0}])
-def test_batched_equals_opacus(scales):
-    devices, batch, sigma = 5, 6, 1.3
-    generator = torch_stream(9, "parity")
-    start = {name: torch.randn(devices, *shape, generator=generator) for name, shape in SHAPES.items()}
-    gradients = {name: torch.randn(3, devices, batch, *shape, generator=generator) for name, shape in SHAPES.items()}
-    mask = torch.rand(3, devices, batch, generator=generator) < 0.6
-    mask[:, 2] = False
-    gradients["bias"][1, 0, 1, 2] = math.nan
-    settings = {"learning_rates": RATES, "clip": 0.7, "expected_batch_size": 2.5, "scales": scales}
-    together = start
-    sources = [SeededNoise(torch_stream(5, d)) for d in range(devices)]
-    for step in range(3):
-        noise = draw_cohort_noise(sources, SHAPES, sigma * 0.7)
-        chosen = {n: g[step] for n, g in gradients.items()}
-        together = dp_sgd_step_batched(together, chosen, mask[step], noise=noise, **settings)
-    for device in range(devices):
-        parameters = {name: nn.Parameter(start[name][device].clone()) for name in SHAPES}
-        single = DPSGD(parameters, noise_multiplier=sigma, noise=SeededNoise(torch_stream(5, device)), **settings)
-        for step in range(3):
-            single.step({n: g[step, device][mask[step, device]] for n, g in gradients.items()})
-        for name, parameter in parameters.items():
-            torch.testing.assert_close(parameter.detach(), together[name][device], rtol=1e-5, atol=1e-6)
-
-
-def test_cohort_noise_is_each_devices_own():
-    together = draw_cohort_noise([SeededNoise(torch_stream(5, d)) for d in range(3)], SHAPES, 2.0)
-    for device in range(3):
-        alone = draw_step_noise(SeededNoise(torch_stream(5, device)), SHAPES, 2.0)
-        assert all(torch.equal(alone[name], together[name][device]) for name in SHAPES)
 
 
 def test_clip_factors_are_those_of_opacus():

@@ -6,9 +6,10 @@ import pytest
 import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config
+from fedrec.errors import PolicyError
 from fedrec.meta.examples import stack_examples
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 UNITS = ("none", "interaction", "user", "both")
@@ -31,10 +32,12 @@ def config(unit, **changes):
     return Config().updated(**(defaults | changes))
 
 
-def tasks(policy, unit, lengths, devices=None, user=None):
+def tasks(policy, unit, lengths, devices=None, user=None, **local):
     """Work for devices with logs of these lengths."""
     built = [
-        policies.examples(policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=True)
+        policies.examples(
+            policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=number % 2, **local
+        )
         for number, length in enumerate(lengths)
     ]
     if user is not None:
@@ -78,17 +81,68 @@ def close(first, second, tolerance=1e-5):
         torch.testing.assert_close(value, second.personal[name], rtol=1e-4, atol=tolerance)
 
 
+POLICIES = st.fixed_dictionaries(
+    {
+        "ids": st.booleans(),
+        "content_embedding": st.just(True),
+        "bias_scale": st.sampled_from([1.0, 5.0]),
+        "affinity": st.booleans(),
+        "user_features": st.booleans(),
+        "history_prior": st.sampled_from([0.0, 3.0]),
+        "fast": st.sampled_from([(), ("taste",), ("taste", "latent"), ("gain", "temperature"), ("affinity",)]),
+        "frozen": st.sampled_from([(), ("bias", "latent"), ("content",)]),
+    }
+).filter(lambda one: one["affinity"] or "affinity" not in one["fast"])
+LOSSES = st.fixed_dictionaries(
+    {
+        "local__reward": st.sampled_from(["one", "value"]),
+        "local__targets": st.sampled_from(["mean", "sum"]),
+        "local__baseline": st.sampled_from([0.0, 0.5]),
+        "local__weight_cap": st.sampled_from([1.5, 10.0]),
+        "local__prior": st.sampled_from([0.0, 4.0]),
+        "local__exclude_history": st.booleans(),
+        "local__steps": st.sampled_from([1, 3]),
+    }
+)
+
+
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", policies.ENCODERS)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(lengths=LENGTHS, rate=st.sampled_from([0.4, 1.0]))
-def test_the_cohort_is_its_devices(kind, unit, lengths, rate):
-    policy = policies.policy(state=kind, user_features=True)
-    chosen = config(unit, privacy__sample_rate=1.0 if policy.sees_history else rate)
-    devices = tasks(policy, unit, lengths)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lengths=LENGTHS, rate=st.sampled_from([0.4, 1.0]), terms=POLICIES, loss=LOSSES, episodes=st.booleans())
+def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episodes):
+    try:
+        policy = policies.policy(state=kind, **terms)
+    except PolicyError:
+        reject()
+    own = {"local__episodes": episodes and unit in ("none", "user")}
+    chosen = config(unit, privacy__sample_rate=1.0 if policy.sees_history else rate, **loss, **own)
+    devices = tasks(policy, unit, lengths, episodes=own["local__episodes"])
     cohort = run(policy, devices, chosen)
     close(cohort, run(policy, devices, chosen.updated(engine__kind="reference")))
     assert any(float(value.abs().max()) > 0 for value in cohort.total.values()) or not any(lengths)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("kind", ["personal", "history"])
+def test_a_log_of_five_thousand_beside_one_of_one(kind, unit):
+    policy = policies.policy(state=kind)
+    devices = tasks(policy, unit, [5000, 1, 0])
+    chosen = config(unit, privacy__expected_batch=2000.0)  # with 4 the steps of 5,000 examples would be chaotic
+    close(run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference")))
+
+
+def test_threads_change_no_bit():
+    policy = policies.policy(state="personal")
+    before, totals = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        devices = tasks(policy, "both", [5, 0, 13, 1, 2, 7])
+        totals.append(run(policy, devices, config("both", engine__chunk=1)))
+    torch.set_num_threads(before)
+    for other in totals[1:]:
+        assert all(torch.equal(value, other.total[name]) for name, value in totals[0].total.items())
+        assert torch.equal(totals[0].personal["personal"], other.personal["personal"])
 
 
 @pytest.mark.parametrize("unit", UNITS)
