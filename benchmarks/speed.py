@@ -1,0 +1,249 @@
+"""How fast are devices adapted, beside what one would write today, beside a peer, and beside what the arithmetic costs?
+
+    python benchmarks/speed.py
+
+The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for each user and Opacus on each device, (b)
+the per-device path of fedrec in one process, (c) its cohort engine, (d) the simulator of pfl-research in an environment
+of its own, on the nearest equal work, and (e) the floor: the noise and the matrix products alone. Each measurement is a
+process of its own; (b), (c) and (e) take turns, so that a machine whose speed drifts slows all of them. Then the cohort
+engine alone on synthetic worlds: devices, catalogue, history length, K.
+
+Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+CASES = HERE / "speed_cases.py"
+FLOWER = HERE / "peers" / "flower_opacus" / "run.py"
+PFL = HERE / "peers" / "pfl"
+WORK = {"table": "DP-SGD, 54k-parameter table, K = 5", "default": "default policy, unit user, K = 5"}
+TARGETS = {"table": 50.0, "default": 200.0}
+CONTENDERS = {
+    "flower": "(a) Flower on Ray, Opacus",
+    "reference": "(b) per-device path",
+    "cohort": "(c) cohort engine",
+    "pfl": "(d) pfl-research",
+    "floor": "(e) floor",
+}
+REFERENCE_DEVICES = {"table": 40, "default": 200}
+CURVES: dict[str, list[tuple[float, list[str]]]] = {
+    "devices": [(10**power, [f"data.devices={10**power}"]) for power in (2, 3, 4, 5, 6)],
+    "catalogue": [
+        (items, ["data.devices=500", f"data.items={items}", "policy.ids=false"]) for items in (1000, 10_000, 100_000)
+    ],
+    "history length": [
+        (length, ["data.devices=2000", "data.interactions=200", f"policy.history_length={length}"])
+        for length in (10, 50, 200)
+    ],
+    "K": [(steps, ["data.devices=5000", f"local.steps={steps}"]) for steps in (1, 5, 20)],
+}
+
+
+def child(
+    arguments: Sequence[str | Path], timeout: float = 1800, python: str | Path = sys.executable
+) -> dict[str, Any]:
+    """Run a measurement and read its line."""
+    done = subprocess.run(
+        [str(python), *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def side_by_side(work: str, turns: int, console: Console) -> dict[str, dict[str, Any]]:
+    """(b), (c) and (e) in turn; the median of all repeats of all turns."""
+    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "cohort", "floor")}
+    for turn in range(turns):
+        for name, lines in kept.items():
+            devices, repeats = (REFERENCE_DEVICES[work], 1) if name == "reference" else (943, 5)
+            lines.append(child([CASES, name, work, "--devices", str(devices), "--repeats", str(repeats)]))
+            console.print(
+                f"{work}, {name}, turn {turn + 1}: {lines[-1]['devices_per_second']:g} devices/s", style="dim"
+            )
+    return {name: joined(lines) for name, lines in kept.items()}
+
+
+def joined(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several measurements of the same thing as one."""
+    seconds = [one for line in lines for one in line["seconds"]]
+    return {
+        "devices": lines[0]["devices"],
+        "seconds": seconds,
+        "devices_per_second": round(lines[0]["devices"] / float(np.median(seconds)), 2),
+        "peak_rss_mb": max(line["peak_rss_mb"] for line in lines),
+    }
+
+
+def pfl_python(console: Console) -> Path:
+    """An interpreter with pfl-research, in an environment that is made once."""
+    home = Path(tempfile.gettempdir()) / "fedrec-speed-pfl"
+    python = home / "bin" / "python"
+    if not python.exists():
+        console.print("installing pfl-research into an environment of its own", style="dim")
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", str(PFL / "requirements.txt")], check=True)
+    return python
+
+
+def curves(largest: int, console: Console) -> dict[str, list[dict[str, Any]]]:
+    """The cohort engine on synthetic worlds of growing size."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, points in CURVES.items():
+        for value, settings in points:
+            if name == "devices" and value > largest:
+                continue
+            line = child([CASES, "scaling", *settings, "--repeats", "1" if value >= 10**6 else "3"])
+            found.setdefault(name, []).append({"value": value} | line)
+            console.print(f"{name} {value:g}: {line['devices_per_second']:g} devices/s", style="dim")
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    models = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "cores": os.cpu_count(),
+        "processor": models[0].split(":")[1].strip() if models else platform.processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def rows(results: dict[str, Any]) -> list[list[str]]:
+    """The table: a line for each piece of work and contender."""
+    lines = []
+    for work, title in WORK.items():
+        cohort = results["work"][work]["cohort"]["devices_per_second"]
+        for name, label in CONTENDERS.items():
+            one = results["work"][work].get(name)
+            if one is None:
+                continue
+            speed = one["devices_per_second"]
+            lines.append([title, label, f"{speed:,.1f}", f"{cohort / speed:.2f}", f"{one['peak_rss_mb']:,}"])
+    return lines
+
+
+HEAD = ("work", "by", "devices/s", "cohort engine / this", "peak memory, MB")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The kept page."""
+    where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    text = f"# Speed\n\n`python benchmarks/speed.py`, medians; {where}.\n\n"
+    for line in (list(HEAD), ["---"] * len(HEAD), *rows(results)):
+        text += "| " + " | ".join(line) + " |\n"
+    text += "\nCohort engine on synthetic worlds, default policy, unit user:\n\n"
+    text += "| varied | value | ms a device | peak memory, MB |\n| --- | --- | --- | --- |\n"
+    for name, points in results["curves"].items():
+        for point in points:
+            each = 1000 / point["devices_per_second"]
+            text += f"| {name} | {point['value']:,} | {each:.3f} | {point['peak_rss_mb']:,} |\n"
+    for work, contenders in results["work"].items():
+        for name in ("flower", "pfl"):
+            notes = contenders.get(name, {}).get("differences")
+            if notes:
+                text += f"\n{CONTENDERS[name]}, {work}: {notes}\n"
+    return text + "\n![Speed of the contenders and scaling of the cohort engine](speed.svg)\n"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Bars of the contenders, and time a device along the curves."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2 + len(results["curves"]), figsize=(4 * (2 + len(results["curves"])), 3.4))
+    for axis, (work, title) in zip(axes, WORK.items(), strict=False):
+        found = [
+            (CONTENDERS[name], results["work"][work][name]) for name in CONTENDERS if name in results["work"][work]
+        ]
+        names, values = zip(*((label, one["devices_per_second"]) for label, one in found[::-1]), strict=True)
+        axis.barh(names, values, color="#4878a8")
+        axis.set(xscale="log", title=title, xlabel="devices a second, log scale")
+        for place, value in enumerate(values):
+            axis.text(value, place, f" {value:,.0f}", va="center", fontsize=8)
+        axis.set_xlim(right=max(values) * 6)
+    for axis, (name, points) in zip(axes[2:], results["curves"].items(), strict=True):
+        axis.plot([one["value"] for one in points], [1000 / one["devices_per_second"] for one in points], "o-")
+        axis.set(xscale="log", title=f"cohort engine: {name}", xlabel=name, ylabel="ms a device")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure everything, or what is asked for; write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c) and (e)")
+    parser.add_argument("--largest", type=int, default=10**6, help="most synthetic devices")
+    parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    asked = parser.parse_args(arguments)
+    console = Console()
+    path = asked.results / "speed.json"
+    before = json.loads(path.read_text()) if path.exists() else {"work": {}, "curves": {}}
+    results: dict[str, Any] = {"machine": machine(), "work": {}, "curves": before["curves"]}
+    for work in WORK:
+        measured = side_by_side(work, asked.turns, console)
+        for name, measure in (("flower", _flower), ("pfl", _pfl)):
+            kept = before["work"].get(work, {}).get(name) if name in asked.skip else measure(work, console)
+            if kept is not None:
+                measured[name] = kept
+        results["work"][work] = measured
+    if "curves" not in asked.skip:
+        results["curves"] = curves(asked.largest, console)
+    asked.results.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    (asked.results / "speed.md").write_text(markdown(results))
+    draw(results, asked.results / "speed.svg")
+    table = Table(*HEAD)
+    for line in rows(results):
+        table.add_row(*line)
+    console.print(table)
+
+
+def _flower(work: str, console: Console) -> dict[str, Any]:
+    found = child([FLOWER, "--work", work])
+    console.print(f"{work}, Flower on Ray: {found['devices_per_second']:g} devices/s", style="dim")
+    return found
+
+
+def _pfl(work: str, console: Console) -> dict[str, Any] | None:
+    if work != "table" or not PFL.exists():
+        return None
+    found = child([PFL / "run.py"], python=pfl_python(console))
+    console.print(f"{work}, pfl-research: {found['devices_per_second']:g} devices/s", style="dim")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""One measurement in a process of its own, printed as one line of JSON: what benchmarks/speed.py times.
+
+python benchmarks/speed_cases.py cohort table --devices 943 --repeats 3
+python benchmarks/speed_cases.py scaling devices=100000 policy.history_length=50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fedrec.client.adaptation import LocalMechanism
+from fedrec.config import Config, load_config
+from fedrec.simulation.cohort import CHUNK_FLOATS, Work, adapt_cohort, in_order
+from fedrec.simulation.world import World
+
+HERE = Path(__file__).parent
+NOISE_MULTIPLIER = 1.0
+WORK = {"table": HERE / "configs" / "speed-table.toml", "default": None}
+"""The same adaptation of every contender: DP-SGD on a table of 54k parameters, and the default policy."""
+
+
+def configuration(work: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a piece of work, all devices training."""
+    return load_config(WORK[work], ["data.holdout=0", *overrides])
+
+
+def round_of(world: World, devices: np.ndarray) -> Work:
+    """What a simulated cohort is given in a round."""
+    stops = world.split.train_end[devices]
+    unit = world.config.privacy.unit
+    return Work(
+        devices=devices,
+        sizes=stops - world.dataset.offsets[devices],
+        examples=lambda places: world.batch(devices[places], stops[places], unit=unit, stream=(0, 2)),
+        personal=world.personal_start(len(devices)),
+    )
+
+
+def adaptation(config: Config, count: int | None) -> tuple[Callable[[], object], int]:
+    """A round of the cohort (``engine.kind``) over the first ``count`` devices of the configuration's world."""
+    world = World.build(config)
+    devices = world.roster[:count]
+    phi, work = world.initialization(), round_of(world, devices)
+    mechanism = None
+    if config.privacy.unit == "interaction":
+        mechanism = LocalMechanism.of(world.policy, config, NOISE_MULTIPLIER)
+    policy = world.policy
+    return lambda: adapt_cohort(policy, phi, work, config, mechanism, round_number=2), len(devices)
+
+
+def table_floor(config: Config, count: int) -> Callable[[], object]:
+    """Noise for every step and device, and the products with each device's own table: logits, pullback, update."""
+    items, dim, steps = 1682, config.policy.dim, config.local.steps
+    size = max(1, CHUNK_FLOATS // (2 * items * dim))
+
+    def chunk(number: int) -> None:
+        rows = min(size, count - number * size)
+        tables, noise = torch.zeros(rows, items, dim), torch.empty(rows, items * dim)
+        states = torch.full((rows, 1, dim), 0.1)
+        generators = [torch.Generator().manual_seed(number * size + row) for row in range(rows)]
+        for _ in range(steps):
+            slopes = states @ tables.mT
+            back = slopes @ tables
+            for row, generator in zip(noise, generators, strict=True):
+                torch.randn(row.shape, generator=generator, out=row)
+            tables.addcmul_(slopes.mT, states + back, value=-0.01)
+
+    return lambda: list(in_order(chunk, list(range(-(-count // size)))))
+
+
+def default_floor(config: Config, count: int) -> Callable[[], object]:
+    """The products with the shared item encoder: scores, K - 1 taste steps, pullback, Gram matrix, sum of tables."""
+    items, dim, windows, width = 1682, config.policy.dim, config.local.windows, 35
+    size = max(1, CHUNK_FLOATS // (windows * items))
+    table, features = torch.randn(items, dim), torch.rand(items, width)
+
+    def chunk(number: int) -> torch.Tensor:
+        rows = min(size, count - number * size)
+        states, taste = torch.randn(rows * windows, dim), torch.randn(rows, width)
+        scores = (states @ table.T).view(rows, windows, items)
+        for _ in range(config.local.steps - 1):
+            offset = taste @ features.T
+            mass = (offset[:, None] @ scores.mT)[:, 0]
+            taste = (mass[:, None] @ scores)[:, 0] @ features
+        flat = scores.flatten(0, 1)
+        _ = flat @ features, flat @ table, scores @ scores.mT
+        return flat.T @ states
+
+    return lambda: list(in_order(chunk, list(range(-(-count // size)))))
+
+
+def timed(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each of ``repeats`` runs after a warm-up."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def measured(seconds: list[float], devices: int) -> dict[str, Any]:
+    """The line to print."""
+    return {
+        "devices": devices,
+        "seconds": [round(one, 4) for one in seconds],
+        "devices_per_second": round(devices / float(np.median(seconds)), 2),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def main() -> None:
+    """Measure what the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=("cohort", "reference", "floor", "scaling"))
+    parser.add_argument("settings", nargs="*", help="table or default; for scaling, configuration keys")
+    parser.add_argument("--devices", type=int, default=943)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    if asked.case == "scaling":
+        config = load_config(None, ["data.name=synthetic", "data.holdout=0", *asked.settings])
+        run, count = adaptation(config, None)
+    else:
+        work = asked.settings[0]
+        config = configuration(work, [f"engine.kind={asked.case}"] if asked.case != "floor" else [])
+        if asked.case == "floor":
+            count = asked.devices
+            run = (table_floor if work == "table" else default_floor)(config, count)
+        else:
+            run, count = adaptation(config, asked.devices)
+    print(json.dumps(measured(timed(run, asked.repeats), count)))
+
+
+if __name__ == "__main__":
+    main()
