@@ -85,14 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the table goes")
     parser.add_argument("--seeds", type=int, default=3, help="seeds a row: 0, 1, ...")
     parser.add_argument(
-        "--only", action="append", default=[], help="rows whose name begins with this text (repeatable)"
+        "--only",
+        action="append",
+        default=[],
+        help="rows whose name begins with this text (repeatable); others stay as kept",
     )
     asked = parser.parse_args(arguments)
     console = Console()
+    kept = _kept_outcomes(asked.results / "utility.json")
     outcomes = []
     for row in ROWS:
         if not asked.only or any(row.name.startswith(text) for text in asked.only):
             outcomes.append(judge(row, range(asked.seeds), asked.out, console))
+        elif row.name in kept:
+            outcomes.append(kept[row.name])
     asked.results.mkdir(parents=True, exist_ok=True)
     (asked.results / "utility.json").write_text(json.dumps([_record(one) for one in outcomes], indent=1) + "\n")
     (asked.results / "utility.md").write_text(_markdown(outcomes))
@@ -100,6 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for outcome in outcomes:
         if outcome.cold:
             console.print(_cold_table(outcome))
+
+
+def _kept_outcomes(path: Path) -> dict[str, Outcome]:
+    """What an earlier call found, by the name of its row."""
+    if not path.exists():
+        return {}
+    rows = {row.name: row for row in ROWS}
+    records = [record for record in json.loads(path.read_text()) if record["name"] in rows]
+    return {
+        record["name"]: Outcome(rows[record["name"]], record["config"], record["seeds"], record["cold_start"])
+        for record in records
+    }
 
 
 def judge(row: Row, seeds: Sequence[int], out: Path, console: Console) -> Outcome:
