@@ -423,7 +423,10 @@ _BY_EXAMPLE = {"gain": _by_gain, "affinity": _by_affinity, "temperature": _by_te
 def _by_content(stack: Stack, slopes: Slopes, states: Tensor, rows: Tensor | None) -> Tensor:
     """``[devices, features, dim]``, with what the items of the histories get."""
     features = stack.policy.features
-    total = features.T @ slopes.tables(states) if stack.alike else slopes.times(features).mT @ states
+    if stack.alike:
+        total = (slopes.summed() @ features)[..., None] * states
+    else:
+        total = slopes.times(features).mT @ states
     return total if rows is None else total.baddbmm_(functional.embedding(stack.places[0], features).mT, rows)
 
 
