@@ -1,15 +1,15 @@
-"""Adaptation of many devices at once, with a backward pass that is written out.
+"""The policy for many devices at once: a stack of their examples and the forward pass.
 
-``meta.adapt`` says what is computed, one device at a time and by automatic differentiation; this module computes the
-same for a stack of devices. No device gets an item table of gradients: what ``ids`` gets is kept as factors
-(``meta.table``), from which norms and sums over devices follow.
+``meta.adapt`` says what is computed, one device at a time and by automatic differentiation; this module,
+``meta.backward`` and ``meta.descent`` compute the same for a stack of devices, with a backward pass that is written out.
+No device gets an item table of gradients: what ``ids`` gets is kept as factors (``meta.table``), from which norms and
+sums follow.
 
 Parameters are shared (``[*shape]``) or each device's own (``[devices, *shape]``); both may be mixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,16 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import LocalConfig
-from .adapt import step_size
 from .examples import Examples
 from .objective import blocked_history, example_shares, target_divisor
 from .policy import Named, Parameters, Policy, State
+from .recency import Entries, Recency
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
-from .table import TableGradient
 
-_OFFSETS = frozenset({"taste", "latent", "personal"})
-"""Parameters that add the same to the scores of all of a device's examples."""
-_TINY = 1e-20
+Embedded = Tensor | Recency | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,13 +35,18 @@ class Stack:
         policy: the policy.
         examples: every field with a leading axis ``[devices, ...]``, as from ``stack_examples``.
         settings: step sizes and objective.
-        alike: all examples of a device have one state and one target each: their scores are computed once.
+        each: norms of every example's own gradient will be asked for (:func:`example_squares`).
     """
 
     policy: Policy
     examples: Examples
     settings: LocalConfig
-    alike: bool = False
+    each: bool = False
+
+    @property
+    def alike(self) -> bool:
+        """Whether all examples of a device have one state and one target each: their scores are computed once."""
+        return self.each and not self.policy.sees_history and self.examples.targets.shape[-1] == 1
 
     @property
     def count(self) -> int:
@@ -107,6 +109,11 @@ class Stack:
         return means.movedim(0, 1).reshape(*self.examples.history.shape[:2], *means.shape[::2])
 
     @cached_property
+    def entries(self) -> Entries:
+        """Distinct entries of the histories."""
+        return Entries.of(self.examples.history, self.examples.levels)
+
+    @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Distinct history items of every device ``[devices, distinct]``, and every entry's place among them."""
         flat = self.examples.history.flatten(1)
@@ -127,49 +134,25 @@ class Pass:
     """A forward pass.
 
     Attributes:
-        scores: after the temperature, ``[devices, examples, items]``.
+        scores: after the temperature, ``[devices, examples, items]``, or where no temperature needs them, their log-sum
+            of exponentials ``[devices, examples, 1]``.
         slopes: of every example's own loss by the scores before the temperature.
         states: ``u(s)`` with all that is added to it, ``[devices, examples, dim]``; none without an item encoder.
-        embedded: embeddings of the history, ``[devices, examples, length, dim]``; none without a state encoder.
+        embedded: embeddings of the history, ``[devices, examples, length, dim]``, or the pass of the encoder
+            ``history``; none without a state encoder.
         table: ``E`` of all items where there are ``ids``, ``[items, dim]``, shared or own.
     """
 
     scores: Tensor
     slopes: Slopes
     states: Tensor | None
-    embedded: Tensor | None
+    embedded: Embedded
     table: Tensor | None
 
     @property
     def finite(self) -> Tensor:
         """Devices all of whose scores are, bool ``[devices]``."""
         return torch.isfinite(self.scores.sum((-1, -2)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pulled:
-    """What the state encoder passes back.
-
-    Attributes:
-        small: by its own parameters, ``[devices, *shape]``, or ``[devices, examples, *shape]`` for each example.
-        embedded: by the embeddings of the history, ``[devices, examples, length, dim]``, zero where padded.
-    """
-
-    small: Named
-    embedded: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Gradients:
-    """Gradients of every device's loss.
-
-    Attributes:
-        plain: ``[devices, *shape]`` by name.
-        table: by ``ids``, where it was asked for.
-    """
-
-    plain: Named
-    table: TableGradient | None
 
 
 def is_own(policy: Policy, parameters: Parameters, name: str) -> bool:
@@ -202,12 +185,12 @@ def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
         query=nothing[..., 0],
         user=states.user,
     )
-    return _pass(Stack(policy=policy, examples=examples, settings=LocalConfig()), parameters)[0][:, 0]
+    return run_forward(Stack(policy=policy, examples=examples, settings=LocalConfig()), parameters)[0][:, 0]
 
 
 def forward(stack: Stack, parameters: Parameters) -> Pass:
     """Scores of every example and the slopes of its own loss, at ``parameters``, shared or own."""
-    scores, states, embedded, table = _pass(stack, parameters)
+    scores, states, embedded, table = run_forward(stack, parameters)
     heat = _heat(stack.policy, parameters)
     slopes = _slopes(stack, scores)
     return Pass(
@@ -219,10 +202,10 @@ def forward(stack: Stack, parameters: Parameters) -> Pass:
     )
 
 
-def _pass(stack: Stack, parameters: Parameters) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def run_forward(stack: Stack, parameters: Parameters) -> tuple[Tensor, Tensor | None, Embedded, Tensor | None]:
     """Scores, states, embedded histories and item table: the fields of a :class:`Pass`."""
     policy = stack.policy
-    table = _table(policy, parameters)
+    table = item_table(policy, parameters)
     states, embedded = _states(stack, parameters, table) if policy.embeds else (None, None)
     scores = _scores(stack, parameters, states, table)
     heat = _heat(policy, parameters)
@@ -236,7 +219,8 @@ def _heat(policy: Policy, parameters: Parameters) -> Tensor | None:
     return torch.exp(leading(policy, parameters, "temperature")) if "temperature" in policy.specs else None
 
 
-def _table(policy: Policy, parameters: Parameters) -> Tensor | None:
+def item_table(policy: Policy, parameters: Parameters) -> Tensor | None:
+    """``E(a)`` of all items where there are ``ids``, ``[items, dim]``, shared or own."""
     if not (policy.embeds and policy.settings.ids):
         return None
     if not policy.settings.content_embedding:
@@ -244,7 +228,7 @@ def _table(policy: Policy, parameters: Parameters) -> Tensor | None:
     return parameters["ids"] + policy.features @ parameters["content"]
 
 
-def _states(stack: Stack, parameters: Parameters, table: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _states(stack: Stack, parameters: Parameters, table: Tensor | None) -> tuple[Tensor, Embedded]:
     policy = stack.policy
     total = leading(policy, parameters, "latent")[:, None].expand(stack.count, stack.mask.shape[1], -1)
     if "user" in policy.specs:
@@ -253,10 +237,17 @@ def _states(stack: Stack, parameters: Parameters, table: Tensor | None) -> tuple
         total = total + leading(policy, parameters, "personal")[:, None]
     if not policy.encodes_history:
         return total, None
-    history = stack.examples.history.clamp(min=0)
-    embedded = _embedded(policy, parameters, history, table)
-    small = _encoder_parameters(policy, parameters)
-    axes = (_axes(policy, small), 0, 0, 0)
+    small = encoder_parameters(policy, parameters)
+    if (
+        policy.settings.state == "history"
+        and not stack.each
+        and not any(is_own(policy, parameters, name) for name in small)
+    ):
+        plain = _embedded(policy, parameters, stack.entries.items[:, None], table)[:, 0]
+        recency = Recency.of(policy, parameters, stack.entries, plain, stack.mask)
+        return total + recency.encoded(parameters), recency
+    embedded = _embedded(policy, parameters, stack.examples.history.clamp(min=0), table)
+    axes = (batch_axes(policy, small), 0, 0, 0)
     seen: Tensor = torch.func.vmap(policy.encode_history, in_dims=axes)(
         small, embedded, stack.examples.levels, stack.mask
     )
@@ -273,11 +264,13 @@ def _embedded(policy: Policy, parameters: Parameters, items: Tensor, table: Tens
     return functional.embedding(own_rows(items, table.shape[1]), table.reshape(-1, table.shape[-1]))
 
 
-def _encoder_parameters(policy: Policy, parameters: Parameters) -> Named:
+def encoder_parameters(policy: Policy, parameters: Parameters) -> Named:
+    """Those of the state encoder."""
     return {name: parameters[name] for name in policy.specs if name.startswith("state.")}
 
 
-def _axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
+def batch_axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
+    """Along which axis ``vmap`` finds a device's parameter: none for a shared one."""
     return {name: 0 if is_own(policy, parameters, name) else None for name in parameters}
 
 
@@ -293,7 +286,7 @@ def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: 
         mixed = (stack.kernel_means * weights[:, None]).sum(2)
         total += product(mixed, policy.kernels.T)
     if settings.bias:
-        total.addcmul_(_gain(stack, parameters)[..., None], leading(policy, parameters, "bias")[:, None])
+        total.addcmul_(bias_gain(stack, parameters)[..., None], leading(policy, parameters, "bias")[:, None])
     if settings.content:
         total += (leading(policy, parameters, "taste") @ policy.features.T)[:, None]
     if stack.blocked is not None:
@@ -308,14 +301,7 @@ def against_items(policy: Policy, parameters: Parameters, rows: Tensor, table: T
     return product(product(rows, parameters["content"].mT), policy.features.T)
 
 
-def _from_items(policy: Policy, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
-    """``slopes @ E``, ``[devices, examples, dim]``."""
-    if done.table is not None:
-        return slopes.times(done.table)
-    return product(slopes.times(policy.features), parameters["content"])
-
-
-def _gain(stack: Stack, parameters: Parameters) -> Tensor:
+def bias_gain(stack: Stack, parameters: Parameters) -> Tensor:
     """Weight of the bias, ``[devices, examples]`` (one column where all are alike)."""
     gain = leading(stack.policy, parameters, "gain")
     return stack.policy.settings.bias_scale * (gain[:, :1] + gain[:, 1:] * stack.known)
@@ -325,292 +311,14 @@ def _slopes(stack: Stack, scores: Tensor) -> Slopes:
     chosen, targets, weights = torch.softmax(scores, dim=-1), stack.targets, stack.weights
     if stack.logged:
         met = chosen.expand(-1, targets.shape[1], -1).gather(-1, targets)
-        weights = weights * _ratio(stack, met)
+        weights = weights * importance(stack, met)
     if stack.alike:
         return SharedSlopes(chosen, weights[..., 0], targets[..., 0])
     return DenseSlopes(chosen.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, targets, -weights))
 
 
-def _ratio(stack: Stack, met: Tensor) -> Tensor:
+def importance(stack: Stack, met: Tensor) -> Tensor:
     """Capped importance weights of the targets, chosen with probability ``met``; 1 where the log has no propensity."""
     logged = stack.examples.propensities
     ratio = (met / logged.clamp(min=1e-12)).clamp(max=stack.settings.weight_cap)
     return torch.where(logged > 0, ratio, torch.ones_like(ratio))
-
-
-def backward(
-    stack: Stack,
-    parameters: Parameters,
-    done: Pass,
-    weights: Tensor,
-    names: Collection[str],
-    pulled: Pulled | None = None,
-) -> Gradients:
-    """Gradients of ``sum_j weights_j loss_j`` for every device.
-
-    Args:
-        stack: the devices.
-        parameters: where ``done`` was computed.
-        done: the forward pass.
-        weights: of the examples, ``[devices, examples]``.
-        names: parameters asked for.
-        pulled: what the state encoder passes back for each example, where the caller has it.
-    """
-    policy, slopes = stack.policy, done.slopes.weighted(weights)
-    plain: Named = {}
-    if "taste" in names:
-        plain["taste"] = slopes.summed() @ policy.features
-    if "bias" in names:
-        plain["bias"] = slopes.combined(_gain(stack, parameters))
-    for name in ("gain", "affinity", "temperature"):
-        if name in names:
-            plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
-    if done.states is None or not set(policy.embedding_names) & set(names):
-        return Gradients(plain=plain, table=None)
-    cotangent = _from_items(policy, parameters, done, slopes)
-    direct = cotangent.sum(1)
-    plain |= {name: direct for name in ("latent", "personal") if name in names}
-    if "user" in names:
-        plain["user"] = stack.examples.user[..., None] * direct[:, None]
-    passed = None
-    if done.embedded is not None and needs_encoder(policy, names):
-        if pulled is None:
-            pulled = pull_back(stack, parameters, done, cotangent, names)
-            plain |= pulled.small
-            passed = pulled.embedded
-        else:
-            plain |= {name: torch.einsum("nb,nb...->n...", weights, one) for name, one in pulled.small.items()}
-            passed = pulled.embedded * weights[..., None, None]
-    rows = None if passed is None else _by_item(stack, passed)
-    if "content" in names:
-        plain["content"] = _by_content(stack, slopes, done.states, rows)
-    table = None
-    if "ids" in names:
-        items = None if rows is None else stack.places[0]
-        table = TableGradient(slopes=slopes, states=done.states, items=items, rows=rows)
-    return Gradients(plain=plain, table=table)
-
-
-def needs_encoder(policy: Policy, names: Collection[str]) -> bool:
-    """Whether the gradients asked for pass through the state encoder."""
-    return any(name in ("ids", "content") or name.startswith("state.") for name in names)
-
-
-def _by_gain(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
-    """``[devices, examples, 2]``."""
-    biased = slopes.times(parameters["bias"][..., None])[..., 0]
-    scaled = stack.policy.settings.bias_scale * biased
-    return torch.stack([scaled, scaled * stack.known], dim=-1)
-
-
-def _by_affinity(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
-    """``[devices, examples, scales, kernels]``."""
-    policy = stack.policy
-    products = stack.kernel_means * slopes.times(policy.kernels)[:, :, None]
-    sums = torch.zeros(*products.shape[:-1], len(policy.kernel_names))
-    return sums.index_add_(-1, policy.kernel_of, products)
-
-
-def _by_temperature(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
-    """``[devices, examples, 1]``."""
-    heat = torch.exp(leading(stack.policy, parameters, "temperature"))
-    return (slopes.dot(done.scores) / heat)[..., None]
-
-
-_BY_EXAMPLE = {"gain": _by_gain, "affinity": _by_affinity, "temperature": _by_temperature}
-
-
-def _by_content(stack: Stack, slopes: Slopes, states: Tensor, rows: Tensor | None) -> Tensor:
-    """``[devices, features, dim]``, with what the items of the histories get."""
-    features = stack.policy.features
-    if stack.alike:
-        total = (slopes.summed() @ features)[..., None] * states
-    else:
-        total = slopes.times(features).mT @ states
-    return total if rows is None else total.baddbmm_(functional.embedding(stack.places[0], features).mT, rows)
-
-
-def _by_item(stack: Stack, passed: Tensor) -> Tensor:
-    """What is passed back to the entries of the histories, summed by item: ``[devices, distinct, dim]``."""
-    items, places = stack.places
-    rows = torch.zeros(items.numel(), passed.shape[-1])
-    rows.index_add_(0, own_rows(places, items.shape[1]).flatten(), passed.reshape(-1, passed.shape[-1]))
-    return rows.reshape(*items.shape, -1)
-
-
-def pull_back(
-    stack: Stack, parameters: Parameters, done: Pass, cotangent: Tensor, names: Collection[str], *, each: bool = False
-) -> Pulled:
-    """The state encoder's part of the backward pass, with a gradient for ``each`` example or one for each device."""
-    policy = stack.policy
-    small = _encoder_parameters(policy, parameters)
-    wanted = [name for name in small if name in names]
-
-    def one(own: Parameters, embedded: Tensor, levels: Tensor, mask: Tensor, slope: Tensor) -> tuple[Named, Tensor]:
-        def encode(chosen: Named, rows: Tensor) -> Tensor:
-            return policy.encode_history({**own, **chosen}, rows, levels, mask)
-
-        pull = torch.func.vjp(encode, {name: own[name] for name in wanted}, embedded)[1]
-        back: tuple[Named, Tensor] = pull(slope)
-        return back
-
-    def every(own: Parameters, *rows: Tensor) -> tuple[Named, Tensor]:
-        single = tuple(value[:, None] for value in rows)
-        nothing = dict.fromkeys(own)
-        chosen, passed = torch.func.vmap(one, in_dims=(nothing, 0, 0, 0, 0))(own, *single)
-        return chosen, passed[:, 0]
-
-    batched = torch.func.vmap(every if each else one, in_dims=(_axes(policy, small), 0, 0, 0, 0))
-    chosen, passed = batched(small, done.embedded, stack.examples.levels, stack.mask, cotangent)
-    return Pulled(small=chosen, embedded=passed)
-
-
-def example_squares(
-    stack: Stack, parameters: Parameters, done: Pass, scales: Mapping[str, float], names: Collection[str]
-) -> tuple[Tensor, Pulled | None]:
-    """Squared norm of every example's own gradient over its scales, ``[devices, examples]``, and what the encoder gave.
-
-    Ghost norms (Goodfellow 2015; Li et al. 2022, section 4): no example's gradient of an item table is written down.
-    """
-    policy, slopes = stack.policy, done.slopes
-    squares: Named = {}
-    if "taste" in names:
-        squares["taste"] = slopes.times(policy.features).square().sum(-1)
-    if "bias" in names:
-        squares["bias"] = slopes.squares() * _gain(stack, parameters).square()
-    for name in ("gain", "affinity", "temperature"):
-        if name in names:
-            squares[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).square().flatten(2).sum(-1)
-    pulled = None
-    if done.states is not None and set(policy.embedding_names) & set(names):
-        cotangent = _from_items(policy, parameters, done, slopes)
-        met = cotangent.square().sum(-1)
-        squares |= {name: met for name in ("latent", "personal") if name in names}
-        if "user" in names:
-            squares["user"] = met * stack.examples.user.square().sum(-1, keepdim=True)
-        if done.embedded is not None and needs_encoder(policy, names):
-            pulled = pull_back(stack, parameters, done, cotangent, names, each=True)
-            squares |= {name: one.square().flatten(2).sum(-1) for name, one in pulled.small.items()}
-        if "content" in names:
-            squares["content"] = _content_squares(stack, slopes, done.states, pulled)
-        if "ids" in names:
-            squares["ids"] = _table_squares(stack, slopes, done.states, pulled)
-    total = torch.zeros(stack.examples.present.shape)
-    for name, value in squares.items():
-        total = total + value / scales.get(name, 1.0) ** 2
-    return total, pulled
-
-
-def _content_squares(stack: Stack, slopes: Slopes, states: Tensor, pulled: Pulled | None) -> Tensor:
-    met = slopes.times(stack.policy.features)
-    if pulled is None:
-        return met.square().sum(-1) * states.square().sum(-1)
-    rows = functional.embedding(stack.examples.history.clamp(min=0), stack.policy.features)
-    gradients = met[..., None] * states[..., None, :] + rows.mT @ pulled.embedded
-    return gradients.square().sum((-1, -2))
-
-
-def _table_squares(stack: Stack, slopes: Slopes, states: Tensor, pulled: Pulled | None) -> Tensor:
-    outer = slopes.squares() * states.square().sum(-1)
-    if pulled is None:
-        return outer
-    history, passed = stack.examples.history, pulled.embedded
-    along = (passed @ states[..., None])[..., 0]
-    cross = 2 * (slopes.at(history.clamp(min=0)) * along).sum(-1)
-    same = (history[..., :, None] == history[..., None, :]).to(passed.dtype)
-    inner = ((passed @ passed.mT) * same).sum((-1, -2))
-    return (outer + cross + inner).clamp(min=0)
-
-
-def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> Named:
-    """``meta.adapt.descend`` for every device: the named parameters ``[devices, *shape]`` after ``steps`` steps."""
-    policy = stack.policy
-    start = {name: leading(policy, parameters, name).expand(stack.count, *policy.specs[name].shape) for name in names}
-    if steps == 0 or not names:
-        return start
-    if set(names) <= _OFFSETS and "temperature" not in policy.specs:
-        arrived = _descend_offsets(stack, parameters, start, steps)
-        if arrived is not None:
-            return arrived
-    own = dict(start)
-    for _ in range(steps):
-        here = {**parameters, **own}
-        gradients = backward(stack, here, forward(stack, here), stack.before, names)
-        slopes = dict(gradients.plain)
-        if gradients.table is not None:
-            slopes["ids"] = gradients.table.each(policy.items)
-        own = {name: _stepped(stack, name, value, start[name], slopes[name]) for name, value in own.items()}
-    return own
-
-
-def _stepped(stack: Stack, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
-    pull = slope + stack.settings.weight_decay * (here - start)
-    return here - step_size(stack.policy, stack.settings, name) * pull
-
-
-def _descend_offsets(stack: Stack, parameters: Parameters, start: Named, steps: int) -> Named | None:
-    """``descend_stack`` where the parameters add the same to the scores of all of a device's examples.
-
-    Then ``exp(score) = exp(score at the start) * exp(offset)``, and a step costs two products with a matrix that stays,
-    instead of a softmax over every example. None where that product would vanish in float32.
-    """
-    policy, own = stack.policy, dict(start)
-    table = _table(policy, parameters)
-    states = _states(stack, parameters, table)[0] if policy.embeds else None
-    base = _scores(stack, parameters, states, table)
-    met = base.gather(-1, stack.targets.flatten(2)) if stack.logged else None
-    highest = base.amax(-1, keepdim=True)
-    likely = base.sub_(highest).exp_()
-    shares = stack.before[..., None] * stack.weights
-    taken = _scattered(stack, shares)
-    for step in range(steps):
-        offset = _offset(policy, parameters, start, own, table) if step else torch.zeros(stack.count, policy.items)
-        top = offset.amax(-1, keepdim=True)
-        factor = (offset - top).exp_()
-        mass = (factor[:, None] @ likely.mT)[:, 0]  # ten times the speed of likely @ factor
-        if not bool((mass > _TINY).all()):
-            return None
-        weights = shares
-        if met is not None:
-            level = highest + (top + mass.log())[..., None]
-            moved = met + offset[:, None].expand(-1, met.shape[1], -1).gather(-1, stack.targets)
-            weights = shares * _ratio(stack, (moved - level).exp())
-            taken = _scattered(stack, weights)
-        slope = ((weights.sum(-1) / mass)[:, None] @ likely)[:, 0] * factor - taken
-        own = {
-            name: _stepped(stack, name, own[name], start[name], one)
-            for name, one in _by_offset(policy, parameters, table, slope, own).items()
-        }
-    return own
-
-
-def _scattered(stack: Stack, weights: Tensor) -> Tensor:
-    """What the targets take off the slopes, ``[devices, items]``."""
-    total = torch.zeros(stack.count, stack.policy.items)
-    return total.scatter_add_(1, stack.targets.flatten(1), weights.flatten(1))
-
-
-def _offset(policy: Policy, parameters: Parameters, start: Named, own: Named, table: Tensor | None) -> Tensor:
-    """What the parameters add to the scores now and did not at the start, ``[devices, items]``."""
-    moved = {name: (own[name] - start[name])[:, None] for name in own}
-    parts = [product(moved["taste"], policy.features.T)] if "taste" in own else []
-    vectors = [moved[name] for name in ("latent", "personal") if name in own]
-    if vectors:
-        parts.append(against_items(policy, parameters, sum(vectors[1:], vectors[0]), table))
-    return sum(parts[1:], parts[0])[:, 0]
-
-
-def _by_offset(
-    policy: Policy, parameters: Parameters, table: Tensor | None, slope: Tensor, names: Collection[str]
-) -> Named:
-    """Gradients from the slope by the offset."""
-    gradients = {"taste": slope @ policy.features} if "taste" in names else {}
-    vectors = [name for name in ("latent", "personal") if name in names]
-    if vectors:
-        row = slope[:, None]
-        if table is not None:
-            met = product(row, table)[:, 0]
-        else:
-            met = product(product(row, policy.features), parameters["content"])[:, 0]
-        gradients |= dict.fromkeys(vectors, met)
-    return gradients

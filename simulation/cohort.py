@@ -4,7 +4,7 @@ Devices are taken in chunks of like size, as many as stay in the processor's cac
 Random streams derive from (seed, round, device, purpose) and chunks are summed in their order, so neither the number of
 threads nor the order of the devices changes a bit; another size of the chunks changes the rounding of sums only.
 
-Per-example gradients are clipped through their norms (``meta.stacked``); a device whose numbers are not finite is
+Per-example gradients are clipped through their norms (``meta.backward``); a device whose numbers are not finite is
 adapted again by itself on the per-device path, which is also the referee: ``engine.kind = "reference"``.
 """
 
@@ -25,9 +25,11 @@ from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes
 from ..config import Config
 from ..meta.adapt import Adaptation, step_size
+from ..meta.backward import backward, example_squares
+from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
-from ..meta.stacked import Stack, backward, descend_stack, example_squares, forward
+from ..meta.stacked import Stack, forward
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
@@ -284,9 +286,8 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     policy, settings, privacy = chunk.policy, chunk.config.local, chunk.config.privacy
     stack = Stack(policy=policy, examples=chunk.examples, settings=settings)
     start = {**chunk.phi, **chunk.personal}
-    fast = descend_stack(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
+    fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     here = {**start, **fast}
-    done = forward(stack, here)
     gradients = backward(stack, here, done, stack.last, policy.trained)
     finite = done.finite
     moved: Named = {}
@@ -345,8 +346,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
     flat, noise = start.clone(), torch.empty_like(start)
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
-    alike = not policy.sees_history and chunk.examples.targets.shape[-1] == 1
-    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, alike=alike)
+    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, each=True)
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}

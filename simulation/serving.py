@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..config import LocalConfig
 from ..errors import PolicyError
+from ..meta.descent import descend_stack
 from ..meta.policy import Named
-from ..meta.stacked import Stack, descend_stack
+from ..meta.stacked import Stack
 from ..meta.stacked import scores as stacked_scores
 from .cohort import CHUNK_FLOATS, in_order
 from .seen import Which, seen_range

@@ -1,0 +1,253 @@
+"""Gradients of many devices' losses, and the norms of every example's, by a backward pass that is written out.
+
+The plain forms are ``meta.adapt.loss_gradient`` and ``client.adaptation.per_example_gradients``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .policy import Named, Parameters, Policy
+from .recency import Recency
+from .slopes import Slopes, own_rows
+from .stacked import Pass, Stack, batch_axes, bias_gain, encoder_parameters, leading
+from .table import TableGradient
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pulled:
+    """What the state encoder passes back.
+
+    Attributes:
+        small: by its own parameters, ``[devices, *shape]``, or ``[devices, examples, *shape]`` for each example.
+        embedded: by the embeddings of the history, ``[devices, examples, length, dim]``, zero where padded.
+    """
+
+    small: Named
+    embedded: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gradients:
+    """Gradients of every device's loss.
+
+    Attributes:
+        plain: ``[devices, *shape]`` by name.
+        table: by ``ids``, where it was asked for.
+    """
+
+    plain: Named
+    table: TableGradient | None
+
+
+def backward(
+    stack: Stack,
+    parameters: Parameters,
+    done: Pass,
+    weights: Tensor,
+    names: Collection[str],
+    pulled: Pulled | None = None,
+) -> Gradients:
+    """Gradients of ``sum_j weights_j loss_j`` for every device.
+
+    Args:
+        stack: the devices.
+        parameters: where ``done`` was computed.
+        done: the forward pass.
+        weights: of the examples, ``[devices, examples]``.
+        names: parameters asked for.
+        pulled: what the state encoder passes back for each example, where the caller has it.
+    """
+    policy, slopes = stack.policy, done.slopes.weighted(weights)
+    plain: Named = {}
+    if "taste" in names:
+        plain["taste"] = slopes.summed() @ policy.features
+    if "bias" in names:
+        plain["bias"] = slopes.combined(bias_gain(stack, parameters))
+    for name in ("gain", "affinity", "temperature"):
+        if name in names:
+            plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
+    if done.states is None or not set(policy.embedding_names) & set(names):
+        return Gradients(plain=plain, table=None)
+    cotangent = _from_items(policy, parameters, done, slopes)
+    direct = cotangent.sum(1)
+    plain |= {name: direct for name in ("latent", "personal") if name in names}
+    if "user" in names:
+        plain["user"] = stack.examples.user[..., None] * direct[:, None]
+    items = rows = None
+    if done.embedded is not None and needs_encoder(policy, names):
+        small, items, rows = _through_encoder(stack, parameters, done, cotangent, weights, names, pulled)
+        plain |= small
+    if "content" in names:
+        plain["content"] = _by_content(stack, slopes, done.states, items, rows)
+    table = None
+    if "ids" in names:
+        table = TableGradient(slopes=slopes, states=done.states, items=items, rows=rows)
+    return Gradients(plain=plain, table=table)
+
+
+def _from_items(policy: Policy, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
+    """``slopes @ E``, ``[devices, examples, dim]``."""
+    if done.table is not None:
+        return slopes.times(done.table)
+    return product(slopes.times(policy.features), parameters["content"])
+
+
+def _through_encoder(
+    stack: Stack,
+    parameters: Parameters,
+    done: Pass,
+    cotangent: Tensor,
+    weights: Tensor,
+    names: Collection[str],
+    pulled: Pulled | None,
+) -> tuple[Named, Tensor, Tensor]:
+    """Gradients by the state encoder's parameters, the distinct history items and what each of them gets."""
+    if isinstance(done.embedded, Recency):
+        small, rows = done.embedded.back(parameters, cotangent, names)
+        return small, *done.embedded.by_item(rows)
+    if pulled is None:
+        pulled = pull_back(stack, parameters, done, cotangent, names)
+        return pulled.small, stack.places[0], _by_item(stack, pulled.embedded)
+    small = {name: torch.einsum("nb,nb...->n...", weights, one) for name, one in pulled.small.items()}
+    return small, stack.places[0], _by_item(stack, pulled.embedded * weights[..., None, None])
+
+
+def needs_encoder(policy: Policy, names: Collection[str]) -> bool:
+    """Whether the gradients asked for pass through the state encoder."""
+    return any(name in ("ids", "content") or name.startswith("state.") for name in names)
+
+
+def _by_gain(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
+    """``[devices, examples, 2]``."""
+    biased = slopes.times(parameters["bias"][..., None])[..., 0]
+    scaled = stack.policy.settings.bias_scale * biased
+    return torch.stack([scaled, scaled * stack.known], dim=-1)
+
+
+def _by_affinity(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
+    """``[devices, examples, scales, kernels]``."""
+    policy = stack.policy
+    products = stack.kernel_means * slopes.times(policy.kernels)[:, :, None]
+    sums = torch.zeros(*products.shape[:-1], len(policy.kernel_names))
+    return sums.index_add_(-1, policy.kernel_of, products)
+
+
+def _by_temperature(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
+    """``[devices, examples, 1]``."""
+    heat = torch.exp(leading(stack.policy, parameters, "temperature"))
+    return (slopes.dot(done.scores) / heat)[..., None]
+
+
+_BY_EXAMPLE = {"gain": _by_gain, "affinity": _by_affinity, "temperature": _by_temperature}
+
+
+def _by_content(stack: Stack, slopes: Slopes, states: Tensor, items: Tensor | None, rows: Tensor | None) -> Tensor:
+    """``[devices, features, dim]``, with what the items of the histories get."""
+    features = stack.policy.features
+    if stack.alike:
+        total = (slopes.summed() @ features)[..., None] * states
+    else:
+        total = slopes.times(features).mT @ states
+    if items is None or rows is None:
+        return total
+    return total.baddbmm_(functional.embedding(items, features).mT, rows)
+
+
+def _by_item(stack: Stack, passed: Tensor) -> Tensor:
+    """What is passed back to the entries of the histories, summed by item: ``[devices, distinct, dim]``."""
+    items, places = stack.places
+    rows = torch.zeros(items.numel(), passed.shape[-1])
+    rows.index_add_(0, own_rows(places, items.shape[1]).flatten(), passed.reshape(-1, passed.shape[-1]))
+    return rows.reshape(*items.shape, -1)
+
+
+def pull_back(
+    stack: Stack, parameters: Parameters, done: Pass, cotangent: Tensor, names: Collection[str], *, each: bool = False
+) -> Pulled:
+    """The state encoder's part of the backward pass, with a gradient for ``each`` example or one for each device."""
+    policy = stack.policy
+    small = encoder_parameters(policy, parameters)
+    wanted = [name for name in small if name in names]
+
+    def one(own: Parameters, embedded: Tensor, levels: Tensor, mask: Tensor, slope: Tensor) -> tuple[Named, Tensor]:
+        def encode(chosen: Named, rows: Tensor) -> Tensor:
+            return policy.encode_history({**own, **chosen}, rows, levels, mask)
+
+        pull = torch.func.vjp(encode, {name: own[name] for name in wanted}, embedded)[1]
+        back: tuple[Named, Tensor] = pull(slope)
+        return back
+
+    def every(own: Parameters, *rows: Tensor) -> tuple[Named, Tensor]:
+        single = tuple(value[:, None] for value in rows)
+        nothing = dict.fromkeys(own)
+        chosen, passed = torch.func.vmap(one, in_dims=(nothing, 0, 0, 0, 0))(own, *single)
+        return chosen, passed[:, 0]
+
+    if not isinstance(done.embedded, Tensor):
+        raise TypeError("expected a pass over embeddings of the history, got another; build the stack with each = True")
+    batched = torch.func.vmap(every if each else one, in_dims=(batch_axes(policy, small), 0, 0, 0, 0))
+    chosen, passed = batched(small, done.embedded, stack.examples.levels, stack.mask, cotangent)
+    return Pulled(small=chosen, embedded=passed)
+
+
+def example_squares(
+    stack: Stack, parameters: Parameters, done: Pass, scales: Mapping[str, float], names: Collection[str]
+) -> tuple[Tensor, Pulled | None]:
+    """Squared norm of every example's own gradient over its scales, ``[devices, examples]``, and what the encoder gave.
+
+    Ghost norms (Goodfellow 2015; Li et al. 2022, section 4): no example's gradient of an item table is written down.
+    """
+    policy, slopes = stack.policy, done.slopes
+    squares: Named = {}
+    if "taste" in names:
+        squares["taste"] = slopes.times(policy.features).square().sum(-1)
+    if "bias" in names:
+        squares["bias"] = slopes.squares() * bias_gain(stack, parameters).square()
+    for name in ("gain", "affinity", "temperature"):
+        if name in names:
+            squares[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).square().flatten(2).sum(-1)
+    pulled = None
+    if done.states is not None and set(policy.embedding_names) & set(names):
+        cotangent = _from_items(policy, parameters, done, slopes)
+        met = cotangent.square().sum(-1)
+        squares |= {name: met for name in ("latent", "personal") if name in names}
+        if "user" in names:
+            squares["user"] = met * stack.examples.user.square().sum(-1, keepdim=True)
+        if done.embedded is not None and needs_encoder(policy, names):
+            pulled = pull_back(stack, parameters, done, cotangent, names, each=True)
+            squares |= {name: one.square().flatten(2).sum(-1) for name, one in pulled.small.items()}
+        if "content" in names:
+            squares["content"] = _content_squares(stack, slopes, done.states, pulled)
+        if "ids" in names:
+            squares["ids"] = _table_squares(stack, slopes, done.states, pulled)
+    total = torch.zeros(stack.examples.present.shape)
+    for name, value in squares.items():
+        total = total + value / scales.get(name, 1.0) ** 2
+    return total, pulled
+
+
+def _content_squares(stack: Stack, slopes: Slopes, states: Tensor, pulled: Pulled | None) -> Tensor:
+    met = slopes.times(stack.policy.features)
+    if pulled is None:
+        return met.square().sum(-1) * states.square().sum(-1)
+    rows = functional.embedding(stack.examples.history.clamp(min=0), stack.policy.features)
+    gradients = met[..., None] * states[..., None, :] + rows.mT @ pulled.embedded
+    return gradients.square().sum((-1, -2))
+
+
+def _table_squares(stack: Stack, slopes: Slopes, states: Tensor, pulled: Pulled | None) -> Tensor:
+    outer = slopes.squares() * states.square().sum(-1)
+    if pulled is None:
+        return outer
+    history, passed = stack.examples.history, pulled.embedded
+    along = (passed @ states[..., None])[..., 0]
+    cross = 2 * (slopes.at(history.clamp(min=0)) * along).sum(-1)
+    same = (history[..., :, None] == history[..., None, :]).to(passed.dtype)
+    inner = ((passed @ passed.mT) * same).sum((-1, -2))
+    return (outer + cross + inner).clamp(min=0)

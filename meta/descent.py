@@ -1,0 +1,171 @@
+"""Local steps of many devices at once: ``meta.adapt.descend`` for a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from .adapt import step_size
+from .backward import backward
+from .policy import Named, Parameters
+from .slopes import DenseSlopes, product
+from .stacked import Pass, Stack, against_items, forward, importance, leading, run_forward
+
+_OFFSETS = frozenset({"taste", "latent", "personal"})
+"""Parameters that add the same to the scores of all of a device's examples."""
+_TINY = 1e-20
+
+
+def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> Named:
+    """``meta.adapt.descend`` for every device: the named parameters ``[devices, *shape]`` after ``steps`` steps."""
+    start = _start(stack, parameters, names)
+    if steps == 0 or not names:
+        return start
+    if _adds_offsets(stack, names):
+        offsets = Offsets(stack, parameters, start)
+        if offsets.descend(steps):
+            return offsets.own
+    return _descend(stack, parameters, start, steps)
+
+
+def arrive(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> tuple[Named, Pass]:
+    """:func:`descend_stack`, and the forward pass at the parameters it arrived at."""
+    start = _start(stack, parameters, names)
+    if steps and names and _adds_offsets(stack, names):
+        offsets = Offsets(stack, parameters, start)
+        if offsets.descend(steps):
+            arrived = offsets.arrived()
+            if arrived is not None:
+                return offsets.own, arrived
+    own = _descend(stack, parameters, start, steps)
+    return own, forward(stack, {**parameters, **own})
+
+
+def _start(stack: Stack, parameters: Parameters, names: Collection[str]) -> Named:
+    policy = stack.policy
+    return {name: leading(policy, parameters, name).expand(stack.count, *policy.specs[name].shape) for name in names}
+
+
+def _adds_offsets(stack: Stack, names: Collection[str]) -> bool:
+    return set(names) <= _OFFSETS and "temperature" not in stack.policy.specs and not stack.alike
+
+
+def _descend(stack: Stack, parameters: Parameters, start: Named, steps: int) -> Named:
+    own = dict(start)
+    for _ in range(steps if start else 0):
+        here = {**parameters, **own}
+        gradients = backward(stack, here, forward(stack, here), stack.before, list(start))
+        slopes = dict(gradients.plain)
+        if gradients.table is not None:
+            slopes["ids"] = gradients.table.each(stack.policy.items)
+        own = {name: _stepped(stack, name, value, start[name], slopes[name]) for name, value in own.items()}
+    return own
+
+
+def _stepped(stack: Stack, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
+    pull = slope + stack.settings.weight_decay * (here - start)
+    return here - step_size(stack.policy, stack.settings, name) * pull
+
+
+class Offsets:
+    """Descent on parameters that add the same to the scores of all of a device's examples.
+
+    Then ``exp(score) = exp(score at the start) * exp(offset)``, and a step costs two products with a matrix that stays
+    instead of a softmax over every example.
+    """
+
+    def __init__(self, stack: Stack, parameters: Parameters, start: Named) -> None:
+        """Begin at ``start`` (own, ``[devices, *shape]``), all other ``parameters`` fixed."""
+        policy = stack.policy
+        self.own = dict(start)
+        self._stack, self._parameters, self._start = stack, parameters, start
+        scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
+        self._met = scores.gather(-1, stack.targets.flatten(2)) if stack.logged else None
+        self._highest = scores.amax(-1, keepdim=True)
+        self._likely = scores.sub_(self._highest).exp_()
+        self._offset = torch.zeros(stack.count, policy.items)
+
+    def descend(self, steps: int) -> bool:
+        """Take ``steps`` steps; false where a product of exponentials would vanish in float32."""
+        stack = self._stack
+        weights = stack.before[..., None] * stack.weights
+        taken = self._taken(weights)
+        for _ in range(steps):
+            split = self._split()
+            if split is None:
+                return False
+            level, factor, mass = split
+            if self._met is not None:
+                weights = self._weights(level) * stack.before[..., None]
+                taken = self._taken(weights)
+            slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0].mul_(factor).sub_(taken)
+            slopes = self._gradients(slope)
+            self.own = {
+                name: _stepped(stack, name, here, self._start[name], slopes[name]) for name, here in self.own.items()
+            }
+            self._offset = self._added()
+        return True
+
+    def arrived(self) -> Pass | None:
+        """The forward pass where the steps led; uses up what the steps need."""
+        split = self._split()
+        if split is None:
+            return None
+        level, factor, mass = split
+        weights = self._stack.weights if self._met is None else self._weights(level)
+        slopes = self._likely.mul_(factor[:, None]).mul_((weights.sum(-1) / mass)[..., None])
+        slopes.scatter_add_(-1, self._stack.targets, -weights)
+        states = self._states
+        if states is not None:
+            for name in self._vectors:
+                states = states + (self.own[name] - self._start[name])[:, None]
+        return Pass(scores=level, slopes=DenseSlopes(slopes), states=states, embedded=self._embedded, table=self._table)
+
+    @property
+    def _vectors(self) -> list[str]:
+        return [name for name in ("latent", "personal") if name in self.own]
+
+    def _split(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Log-normaliser ``[devices, examples, 1]``, exp of the offset over its largest, and what that sums to."""
+        top = self._offset.amax(-1, keepdim=True)
+        factor = (self._offset - top).exp_()
+        mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
+        if not bool((mass > _TINY).all()):
+            return None
+        return self._highest + (top + mass.log())[..., None], factor, mass
+
+    def _weights(self, level: Tensor) -> Tensor:
+        """Weights of the targets where the log has propensities."""
+        stack = self._stack
+        met = torch.zeros(()) if self._met is None else self._met
+        moved = met + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
+        return stack.weights * importance(stack, (moved - level).exp())
+
+    def _taken(self, weights: Tensor) -> Tensor:
+        """What the targets take off the slopes, ``[devices, items]``."""
+        total = torch.zeros(self._stack.count, self._stack.policy.items)
+        return total.scatter_add_(1, self._stack.targets.flatten(1), weights.flatten(1))
+
+    def _added(self) -> Tensor:
+        """What the parameters add to the scores now and did not at the start, ``[devices, items]``."""
+        policy = self._stack.policy
+        moved = {name: (here - self._start[name])[:, None] for name, here in self.own.items()}
+        parts = [product(moved["taste"], policy.features.T)] if "taste" in moved else []
+        if self._vectors:
+            rows = sum((moved[name] for name in self._vectors[1:]), moved[self._vectors[0]])
+            parts.append(against_items(policy, self._parameters, rows, self._table))
+        return sum(parts[1:], parts[0])[:, 0]
+
+    def _gradients(self, slope: Tensor) -> Named:
+        policy = self._stack.policy
+        gradients = {"taste": slope @ policy.features} if "taste" in self.own else {}
+        if self._vectors:
+            row = slope[:, None]
+            if self._table is not None:
+                met = product(row, self._table)[:, 0]
+            else:
+                met = product(product(row, policy.features), self._parameters["content"])[:, 0]
+            gradients |= dict.fromkeys(self._vectors, met)
+        return gradients

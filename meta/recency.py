@@ -1,0 +1,152 @@
+"""The state encoder ``history`` for many devices, each history item embedded once.
+
+The histories of a device's examples are overlapping parts of one log. Here every distinct entry (item and reward level)
+of a device stands once, ``[devices, distinct, dim]``, and the recency-weighted means of all examples are one product
+with a matrix of weights. ``Policy.encode_history`` is the plain form; the backward pass is written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import state as encoders
+from .policy import LEVELS, Named, Parameters, Policy
+from .slopes import own_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entries:
+    """Distinct entries of the histories of every device.
+
+    Attributes:
+        items: int64 ``[devices, distinct]``, ascending; 0 where there is none, before and behind them.
+        levels: their reward levels, int64 ``[devices, distinct]``.
+        places: place of every history entry among them, int64 ``[devices, examples, length]``.
+        once: no item of a device stands twice, with two levels.
+    """
+
+    items: Tensor
+    levels: Tensor
+    places: Tensor
+    once: bool
+
+    @classmethod
+    def of(cls, history: Tensor, levels: Tensor) -> Entries:
+        """Find them: ``history`` and ``levels`` are int64 ``[devices, examples, length]``, -1 pads."""
+        keys = (history * LEVELS + levels).flatten(1)
+        ordered, order = keys.sort(dim=1)
+        begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
+        places = begins.cumsum(1)
+        distinct = int(places[:, -1].amax()) + 1
+        found = torch.full((len(keys), distinct), -LEVELS, dtype=torch.int64).scatter_(1, places, ordered)
+        items = found.div(LEVELS, rounding_mode="floor")
+        twice = (items[:, 1:] == items[:, :-1]) & (items[:, 1:] >= 0)
+        return cls(
+            items=items.clamp(min=0),
+            levels=torch.where(items >= 0, found % LEVELS, 0),
+            places=torch.empty_like(keys).scatter_(1, order, places).view(history.shape),
+            once=not bool(twice.any()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recency:
+    """A forward pass of the encoder with shared parameters.
+
+    Attributes:
+        entries: the devices' distinct entries.
+        plain: their embeddings ``E(a)``, ``[devices, distinct, dim]``.
+        rewarded: scaled and shifted by their levels, ``[devices, distinct, dim]``.
+        weights: recency weights of every history entry, ``[devices, examples, scales, length]``.
+        mixer: the same by distinct entry, ``[devices, examples * scales, distinct]``.
+        means: ``[devices, examples, scales * dim]``.
+        trust: ``[devices, examples, 1]``.
+    """
+
+    entries: Entries
+    plain: Tensor
+    rewarded: Tensor
+    weights: Tensor
+    mixer: Tensor
+    means: Tensor
+    trust: Tensor
+
+    @classmethod
+    def of(cls, policy: Policy, parameters: Parameters, entries: Entries, plain: Tensor, mask: Tensor) -> Recency:
+        """Weight and average the embeddings ``plain`` of the distinct entries; ``mask`` as in ``encode_history``."""
+        rewarded = plain
+        if policy.settings.history_rewards:
+            gain = 1 + parameters["state.reward_gain"][entries.levels]
+            rewarded = plain * gain[..., None] + parameters["state.reward_shift"][entries.levels]
+        weights = encoders.recency_weights(parameters["state.log_scale"], mask.flatten(0, 1))
+        weights = weights.movedim(0, 1).reshape(*mask.shape[:2], len(weights), mask.shape[-1])
+        mixer = torch.zeros(*weights.shape[:3], entries.items.shape[1])
+        mixer.scatter_add_(-1, entries.places[:, :, None].expand_as(weights), weights)
+        mixer = mixer.flatten(1, 2)
+        means = (mixer @ rewarded).view(*mask.shape[:2], -1)
+        return cls(
+            entries=entries,
+            plain=plain,
+            rewarded=rewarded,
+            weights=weights,
+            mixer=mixer,
+            means=means,
+            trust=policy.trust(mask),
+        )
+
+    def encoded(self, parameters: Parameters) -> Tensor:
+        """``encode_history`` of every example, ``[devices, examples, dim]``."""
+        mix = parameters["state.mix"].flatten(0, 1)
+        return (self.means.flatten(0, 1) @ mix).view(*self.means.shape[:2], -1) * self.trust
+
+    def back(self, parameters: Parameters, cotangent: Tensor, names: Collection[str]) -> tuple[Named, Tensor]:
+        """Gradients of every device by the encoder's parameters, and by ``plain``.
+
+        With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
+        ``dw / dlog(scale) = w (age - mean age) / scale``.
+        """
+        mix, slope = parameters["state.mix"], cotangent * self.trust
+        by_means = (slope.flatten(0, 1) @ mix.flatten(0, 1).T).view(len(slope), -1, mix.shape[1])
+        by_rewarded = self.mixer.mT @ by_means
+        small: Named = {}
+        if "state.mix" in names:
+            small["state.mix"] = (self.means.mT @ slope).view(-1, *mix.shape)
+        if "state.log_scale" in names:
+            small["state.log_scale"] = self._by_scale(parameters["state.log_scale"], by_means)
+        if not {"state.reward_gain", "state.reward_shift"} & set(parameters):
+            return small, by_rewarded
+        if "state.reward_gain" in names:
+            small["state.reward_gain"] = self._by_level((by_rewarded * self.plain).sum(-1, keepdim=True))[..., 0]
+        if "state.reward_shift" in names:
+            small["state.reward_shift"] = self._by_level(by_rewarded)
+        return small, by_rewarded * (1 + parameters["state.reward_gain"][self.entries.levels])[..., None]
+
+    def _by_scale(self, log_scale: Tensor, by_means: Tensor) -> Tensor:
+        """``[devices, scales]``."""
+        weights = self.weights
+        by_weights = (by_means @ self.rewarded.mT).view(*weights.shape[:3], -1)
+        by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(weights))
+        ages = torch.arange(weights.shape[-1] - 1, -1, -1, dtype=weights.dtype)
+        centred = ages - (weights * ages).sum(-1, keepdim=True)
+        return (by_weights * weights * centred).sum((1, 3)) * torch.exp(-log_scale)
+
+    def _by_level(self, rows: Tensor) -> Tensor:
+        """Sums of rows ``[devices, distinct, n]`` with the same level, ``[devices, levels, n]``."""
+        sums = torch.zeros(len(rows), LEVELS, rows.shape[-1])
+        return sums.scatter_add_(1, self.entries.levels[..., None].expand_as(rows), rows)
+
+    def by_item(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct items and their rows: summed where an item stands with two levels."""
+        items = self.entries.items
+        if self.entries.once:
+            return items, rows
+        ascending = items.cummax(dim=1).values  # but for the zeros behind a device's last entry, whose rows are zero
+        same = torch.searchsorted(ascending, ascending)  # the first of equal ones
+        merged = torch.zeros_like(rows).flatten(0, 1)
+        merged.index_add_(0, own_rows(same, items.shape[1]).flatten(), rows.flatten(0, 1))
+        return items, merged.view(rows.shape)
