@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from .policy import Named, Parameters, Policy
 from .recency import Recency
-from .slopes import Slopes, own_rows
+from .slopes import Slopes, own_rows, product
 from .stacked import Pass, Stack, batch_axes, bias_gain, encoder_parameters, leading
 from .table import TableGradient
 

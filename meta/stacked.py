@@ -1,9 +1,9 @@
 """The policy for many devices at once: a stack of their examples and the forward pass.
 
 ``meta.adapt`` says what is computed, one device at a time and by automatic differentiation; this module,
-``meta.backward`` and ``meta.descent`` compute the same for a stack of devices, with a backward pass that is written out.
-No device gets an item table of gradients: what ``ids`` gets is kept as factors (``meta.table``), from which norms and
-sums follow.
+``meta.backward`` and ``meta.descent`` compute the same for a stack of devices, with a backward pass written out. No
+device gets an item table of gradients: what ``ids`` gets is kept as factors (``meta.table``), from which norms and sums
+follow.
 
 Parameters are shared (``[*shape]``) or each device's own (``[devices, *shape]``); both may be mixed.
 """
