@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 import torch
 from fedrec._streams import torch_stream
+from fedrec.client.adaptation import LocalMechanism
+from fedrec.config import Config, LocalConfig, PolicyConfig
+from fedrec.meta.examples import Examples, build_examples
+from fedrec.meta.interactions import Catalogue, Interactions
+from fedrec.meta.policy import Policy
 from fedrec.privacy.accounting import Charge, epsilon
 from fedrec.privacy.audit import binomial_lower, empirical_epsilon
-from fedrec.privacy.dpsgd import DPSGD, dp_sgd_step_batched, draw_cohort_noise
+from fedrec.privacy.dpsgd import DPSGD
 from fedrec.privacy.entropy import SeededNoise
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.mechanisms import clip_updates, gaussian_sum_noise
+from fedrec.simulation.cohort import Work, adapt_cohort
 from torch import nn
 
 pytestmark = pytest.mark.statistical
@@ -53,24 +59,47 @@ def device_gradients(examples):
     return gradients
 
 
+POLICY = Policy.for_catalogue(
+    PolicyConfig(
+        state="personal",
+        dim=WIDTH,
+        content=False,
+        content_embedding=False,
+        bias_scale=1e-6,
+        fast=(),
+        frozen=("gain", "ids", "latent"),
+    ),
+    Catalogue(features=np.zeros((3, 0), np.float32), feature_names=(), item_ids=("0", "1", "2")),
+)
+"""A personal vector along whose axis n item n lies; what DP-SGD makes of it is what the observer gets to see."""
+PHI = {
+    "bias": torch.zeros(3),
+    "gain": torch.tensor([1.0, 0.0]),
+    "ids": 10.0 * torch.eye(3, WIDTH),
+    "latent": torch.zeros(WIDTH),
+}
+
+
 def dp_sgd_releases(examples, *, clip_off=False, noise_off=False, private_divisor=False):
-    """``RUNS`` independent devices with the same data, through the batched engine (which equals the Opacus path)."""
-    parameters = {"w": torch.zeros(RUNS, WIDTH)}
-    gradients = device_gradients(examples).expand(RUNS, examples, WIDTH)
-    generator = torch_stream(SEED, "batches", examples)
-    sources = [SeededNoise(torch_stream(SEED, "noise", examples, run)) for run in range(RUNS)]
-    for _ in range(STEPS):
-        mask = torch.rand(RUNS, examples, generator=generator) < RATE
-        parameters = dp_sgd_step_batched(
-            parameters,
-            {"w": gradients},
-            mask,
-            learning_rates={"w": 1.0},
-            clip=1e6 if clip_off else CLIP,
-            expected_batch_size=RATE * examples if private_divisor else 2.0,
-            noise=draw_cohort_noise(sources, {"w": (WIDTH,)}, 0.0 if noise_off else SIGMA * CLIP),
-        )
-    return statistics(parameters["w"])
+    """``RUNS`` devices with the same data through the cohort engine: three entries of item 1, the fourth of item 0."""
+    log = Interactions(items=torch.tensor([1, 1, 1, 0][:examples]), rewards=torch.ones(examples))
+    local = LocalConfig(steps=STEPS, lr=1.0)
+    built = build_examples(POLICY, log, torch.zeros(0), settings=local, unit="interaction", reward_range=(0, 1))
+    work = Work(
+        devices=np.arange(RUNS) + RUNS * examples,
+        sizes=np.full(RUNS, examples),
+        examples=lambda places: Examples._make(one.expand(len(places), *one.shape) for one in built),
+        personal={"personal": torch.zeros(RUNS, WIDTH)},
+    )
+    clip = 1e6 if clip_off else CLIP
+    mechanism = LocalMechanism(
+        noise_multiplier=0.0 if noise_off else SIGMA * CLIP / clip,
+        clip=clip,
+        sample_rate=RATE,
+        expected_batch=RATE * examples if private_divisor else 2.0,
+    )
+    config = Config().updated(seed=SEED, local__steps=STEPS, local__lr=1.0, privacy__unit="interaction")
+    return statistics(adapt_cohort(POLICY, PHI, work, config, mechanism, round_number=1).personal["personal"])
 
 
 CLAIMED = epsilon([Charge(SIGMA, RATE, STEPS)], DELTA, "prv")
