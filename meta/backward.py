@@ -64,17 +64,20 @@ def backward(
         pulled: what the state encoder passes back for each example, where the caller has it.
     """
     policy, slopes = stack.policy, done.slopes.weighted(weights)
+    met = _met(stack, parameters, done, slopes, names)
     plain: Named = {}
     if "taste" in names:
-        plain["taste"] = slopes.summed() @ policy.features
+        plain["taste"] = slopes.summed() @ policy.features if stack.alike else met["features"].sum(1)
     if "bias" in names:
         plain["bias"] = slopes.combined(bias_gain(stack, parameters))
-    for name in ("gain", "affinity", "temperature"):
+    if "gain" in names:
+        plain["gain"] = _by_gain(stack, met["bias"]).sum(1)
+    for name in ("affinity", "temperature"):
         if name in names:
             plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
-    if done.states is None or not set(policy.embedding_names) & set(names):
+    if done.states is None or not _embeds(policy, done, names):
         return Gradients(plain=plain, table=None)
-    cotangent = _from_items(policy, parameters, done, slopes)
+    cotangent = _from_items(parameters, done, met)
     direct = cotangent.sum(1)
     plain |= {name: direct for name in ("latent", "personal") if name in names}
     if "user" in names:
@@ -84,18 +87,43 @@ def backward(
         small, items, rows = _through_encoder(stack, parameters, done, cotangent, weights, names, pulled)
         plain |= small
     if "content" in names:
-        plain["content"] = _by_content(stack, slopes, done.states, items, rows)
+        plain["content"] = _by_content(stack, slopes, met, done.states, items, rows)
     table = None
     if "ids" in names:
         table = TableGradient(slopes=slopes, states=done.states, items=items, rows=rows)
     return Gradients(plain=plain, table=table)
 
 
-def _from_items(policy: Policy, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
+def _embeds(policy: Policy, done: Pass, names: Collection[str]) -> bool:
+    return done.states is not None and bool(set(policy.embedding_names) & set(names))
+
+
+def _met(
+    stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes, names: Collection[str], each: bool = False
+) -> Named:
+    """Slopes times what the gradients asked for need: ``features``, ``table`` and ``bias``, ``[devices, examples, k]``.
+
+    Where examples are alike and not asked for one by one, features meet their sum instead. What is shared is met in one
+    product.
+    """
+    embeds = _embeds(stack.policy, done, names)
+    matrices: Named = {}
+    if ({"taste", "content"} & set(names) and (each or not stack.alike)) or (embeds and done.table is None):
+        matrices["features"] = stack.policy.features
+    if embeds and done.table is not None:
+        matrices["table"] = done.table
+    if "gain" in names:
+        matrices["bias"] = parameters["bias"][..., None]
+    shared = {name: matrix for name, matrix in matrices.items() if matrix.dim() == 2}
+    widths = [matrix.shape[1] for matrix in shared.values()]
+    joint = slopes.times(torch.cat(list(shared.values()), dim=1)) if shared else torch.zeros(())
+    met = dict(zip(shared, torch.split(joint, widths, dim=-1), strict=True)) if shared else {}
+    return met | {name: slopes.times(matrix) for name, matrix in matrices.items() if name not in shared}
+
+
+def _from_items(parameters: Parameters, done: Pass, met: Named) -> Tensor:
     """``slopes @ E``, ``[devices, examples, dim]``."""
-    if done.table is not None:
-        return slopes.times(done.table)
-    return product(slopes.times(policy.features), parameters["content"])
+    return met["table"] if done.table is not None else product(met["features"], parameters["content"])
 
 
 def _through_encoder(
@@ -123,10 +151,9 @@ def needs_encoder(policy: Policy, names: Collection[str]) -> bool:
     return any(name in ("ids", "content") or name.startswith("state.") for name in names)
 
 
-def _by_gain(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
-    """``[devices, examples, 2]``."""
-    biased = slopes.times(parameters["bias"][..., None])[..., 0]
-    scaled = stack.policy.settings.bias_scale * biased
+def _by_gain(stack: Stack, met: Tensor) -> Tensor:
+    """``[devices, examples, 2]`` from the slopes times the bias."""
+    scaled = stack.policy.settings.bias_scale * met[..., 0]
     return torch.stack([scaled, scaled * stack.known], dim=-1)
 
 
@@ -144,16 +171,18 @@ def _by_temperature(stack: Stack, parameters: Parameters, done: Pass, slopes: Sl
     return (slopes.dot(done.scores) / heat)[..., None]
 
 
-_BY_EXAMPLE = {"gain": _by_gain, "affinity": _by_affinity, "temperature": _by_temperature}
+_BY_EXAMPLE = {"affinity": _by_affinity, "temperature": _by_temperature}
 
 
-def _by_content(stack: Stack, slopes: Slopes, states: Tensor, items: Tensor | None, rows: Tensor | None) -> Tensor:
+def _by_content(
+    stack: Stack, slopes: Slopes, met: Named, states: Tensor, items: Tensor | None, rows: Tensor | None
+) -> Tensor:
     """``[devices, features, dim]``, with what the items of the histories get."""
     features = stack.policy.features
     if stack.alike:
         total = (slopes.summed() @ features)[..., None] * states
     else:
-        total = slopes.times(features).mT @ states
+        total = met["features"].mT @ states
     if items is None or rows is None:
         return total
     return total.baddbmm_(functional.embedding(items, features).mT, rows)
@@ -204,26 +233,29 @@ def example_squares(
     Ghost norms (Goodfellow 2015; Li et al. 2022, section 4): no example's gradient of an item table is written down.
     """
     policy, slopes = stack.policy, done.slopes
+    met = _met(stack, parameters, done, slopes, names, each=True)
     squares: Named = {}
     if "taste" in names:
-        squares["taste"] = slopes.times(policy.features).square().sum(-1)
+        squares["taste"] = met["features"].square().sum(-1)
     if "bias" in names:
         squares["bias"] = slopes.squares() * bias_gain(stack, parameters).square()
-    for name in ("gain", "affinity", "temperature"):
+    if "gain" in names:
+        squares["gain"] = _by_gain(stack, met["bias"]).square().sum(-1)
+    for name in ("affinity", "temperature"):
         if name in names:
             squares[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).square().flatten(2).sum(-1)
     pulled = None
-    if done.states is not None and set(policy.embedding_names) & set(names):
-        cotangent = _from_items(policy, parameters, done, slopes)
-        met = cotangent.square().sum(-1)
-        squares |= {name: met for name in ("latent", "personal") if name in names}
+    if done.states is not None and _embeds(policy, done, names):
+        cotangent = _from_items(parameters, done, met)
+        direct = cotangent.square().sum(-1)
+        squares |= {name: direct for name in ("latent", "personal") if name in names}
         if "user" in names:
-            squares["user"] = met * stack.examples.user.square().sum(-1, keepdim=True)
+            squares["user"] = direct * stack.examples.user.square().sum(-1, keepdim=True)
         if done.embedded is not None and needs_encoder(policy, names):
             pulled = pull_back(stack, parameters, done, cotangent, names, each=True)
             squares |= {name: one.square().flatten(2).sum(-1) for name, one in pulled.small.items()}
         if "content" in names:
-            squares["content"] = _content_squares(stack, slopes, done.states, pulled)
+            squares["content"] = _content_squares(stack, met["features"], done.states, pulled)
         if "ids" in names:
             squares["ids"] = _table_squares(stack, slopes, done.states, pulled)
     total = torch.zeros(stack.examples.present.shape)
@@ -232,8 +264,7 @@ def example_squares(
     return total, pulled
 
 
-def _content_squares(stack: Stack, slopes: Slopes, states: Tensor, pulled: Pulled | None) -> Tensor:
-    met = slopes.times(stack.policy.features)
+def _content_squares(stack: Stack, met: Tensor, states: Tensor, pulled: Pulled | None) -> Tensor:
     if pulled is None:
         return met.square().sum(-1) * states.square().sum(-1)
     rows = functional.embedding(stack.examples.history.clamp(min=0), stack.policy.features)

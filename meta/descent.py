@@ -121,7 +121,13 @@ class Offsets:
         if states is not None:
             for name in self._vectors:
                 states = states + (self.own[name] - self._start[name])[:, None]
-        return Pass(scores=level, slopes=DenseSlopes(slopes), states=states, embedded=self._embedded, table=self._table)
+        return Pass(
+            scores=level,
+            slopes=DenseSlopes(slopes, torch.ones(slopes.shape[:2])),
+            states=states,
+            embedded=self._embedded,
+            table=self._table,
+        )
 
     @property
     def _vectors(self) -> list[str]:

@@ -63,50 +63,52 @@ class Slopes(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseSlopes:
-    """One row for every example."""
+    """One row for every example, times a weight that is applied to products and never to the rows."""
 
     values: Tensor
     """``[devices, examples, items]``."""
+    weights: Tensor
+    """``[devices, examples]``."""
 
     def weighted(self, weights: Tensor) -> DenseSlopes:
         """The slopes times ``weights [devices, examples]``."""
-        return DenseSlopes(self.values * weights[..., None])
+        return DenseSlopes(self.values, self.weights * weights)
 
     def times(self, matrix: Tensor) -> Tensor:
         """``slopes @ matrix``, ``[devices, examples, k]``, with a shared or an own ``[items, k]``."""
-        return product(self.values, matrix)
+        return product(self.values, matrix).mul_(self.weights[..., None])
 
     def summed(self) -> Tensor:
         """Sum over examples, ``[devices, items]``."""
-        return self.values.sum(1)
+        return (self.weights[:, None] @ self.values)[:, 0]
 
     def combined(self, factors: Tensor) -> Tensor:
         """Sum over examples of ``factors [devices, examples]`` times the slopes, ``[devices, items]``."""
-        return (factors.expand(self.values.shape[:2])[:, None] @ self.values)[:, 0]
+        return ((factors * self.weights)[:, None] @ self.values)[:, 0]
 
     def squares(self) -> Tensor:
         """Squared norms, ``[devices, examples]``."""
-        return self.values.square().sum(-1)
+        return self.values.square().sum(-1) * self.weights.square()
 
     def dot(self, scores: Tensor) -> Tensor:
         """Inner products with ``scores [devices, examples, items]``, ``[devices, examples]``."""
-        return (self.values * scores).sum(-1)
+        return (self.values * scores).sum(-1) * self.weights
 
     def at(self, items: Tensor) -> Tensor:
         """The slopes at ``items [devices, examples, n]``, same shape."""
-        return self.values.gather(-1, items)
+        return self.values.gather(-1, items) * self.weights[..., None]
 
     def tables(self, states: Tensor) -> Tensor:
         """Sum over examples of ``slope (x) state``, ``[devices, items, dim]``."""
-        return self.values.mT @ states
+        return self.values.mT @ (states * self.weights[..., None])
 
     def gram(self) -> Tensor:
         """Inner products of a device's slopes with each other, ``[devices, examples, examples]``."""
-        return self.values @ self.values.mT
+        return (self.values @ self.values.mT) * self.weights[..., None] * self.weights[:, None]
 
     def table_sum(self, states: Tensor) -> Tensor:
         """Sum over devices and examples of ``slope (x) state``, ``[items, dim]``."""
-        return self.values.flatten(0, 1).T @ states.flatten(0, 1)
+        return self.values.flatten(0, 1).T @ (states * self.weights[..., None]).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

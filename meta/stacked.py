@@ -314,7 +314,8 @@ def _slopes(stack: Stack, scores: Tensor) -> Slopes:
         weights = weights * importance(stack, met)
     if stack.alike:
         return SharedSlopes(chosen, weights[..., 0], targets[..., 0])
-    return DenseSlopes(chosen.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, targets, -weights))
+    values = chosen.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, targets, -weights)
+    return DenseSlopes(values, torch.ones(values.shape[:2]))
 
 
 def importance(stack: Stack, met: Tensor) -> Tensor:

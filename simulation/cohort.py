@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 CHUNK_FLOATS = 1_500_000
 """Floats that one chunk works on: about what stays in a core's share of the cache."""
 _HIDDEN = 1e-6
-"""Share of a norm that rounding in the Gram matrices may hide; it is added before clipping."""
+"""Share of a squared norm that float32 sums and Gram matrices may hide; it is added before clipping."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -210,7 +210,7 @@ def device_floats(
     inner = np.zeros_like(sizes)
     if policy.sees_history:
         examples = np.clip(sizes, 1, config.local.windows)
-        inner = examples * settings.history_length * settings.dim
+        inner = examples * settings.history_length * (1 if settings.state == "history" else settings.dim)
     elif mechanism is not None:
         inner = sizes * width
     floats = examples * policy.items + inner
@@ -306,7 +306,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         if gradients.table is not None:
             norm, size = gradients.table.squares()
             squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
-        factors = clip_factors(squares.sqrt(), bound)
+        factors = clip_factors((squares * (1 + _HIDDEN)).sqrt(), bound)
         finite = finite & torch.isfinite(squares)
     total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
     if gradients.table is not None:
@@ -324,12 +324,12 @@ def _scales(scales: dict[str, float], names: tuple[str, ...]) -> dict[str, float
 
 def _squares(values: Named, bound: Sensitivity) -> Tensor:
     """Squared norm of every device's values over their scales, float64 ``[devices]``."""
-    parts = [(value.flatten(1).double() / bound.scale(name)).square().sum(1) for name, value in values.items()]
+    parts = [value.flatten(1).square().sum(1).double() / bound.scale(name) ** 2 for name, value in values.items()]
     return torch.stack(parts).sum(0) if parts else torch.zeros((), dtype=torch.float64)
 
 
 def _weighted_sum(factors: Tensor, values: Tensor) -> Tensor:
-    return (factors @ values.flatten(1).double()).reshape(values.shape[1:])
+    return (factors.float() @ values.flatten(1)).double().reshape(values.shape[1:])
 
 
 def _adapt_privately(chunk: _Chunk) -> _Outcome:
@@ -380,7 +380,7 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
     if privacy.unit == "both":
         released = {name: moved[name] for name in policy.released}
         bound = Sensitivity(privacy.clip, _scales(privacy.scales, policy.released))
-        factors = clip_factors(_squares(released, bound).sqrt(), bound)
+        factors = clip_factors((_squares(released, bound) * (1 + _HIDDEN)).sqrt(), bound)
     return _Outcome(
         total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
         personal={name: value + moved[name] for name, value in chunk.personal.items()},
