@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from fedrec.simulation.data import registry
+from fedrec.simulation.data.split import leave_two_out
 from rich.console import Console
 from rich.table import Table
 
@@ -102,6 +104,16 @@ def pfl_python(console: Console) -> Path:
         pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*pip, "-r", str(PFL / "requirements.txt")], check=True)
     return python
+
+
+def training_logs(path: Path) -> Path:
+    """Write the training logs of ml-100k as pfl's environment, which has no fedrec, reads them."""
+    dataset = registry.load("ml-100k")
+    split = leave_two_out(dataset)
+    logs = [dataset.items[split.train(user)] for user in range(dataset.devices)]
+    offsets = np.cumsum([0, *map(len, logs)])
+    np.savez(path, items=np.concatenate(logs), offsets=offsets, items_count=dataset.items_count)
+    return path
 
 
 def curves(largest: int, console: Console) -> dict[str, list[dict[str, Any]]]:
@@ -232,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _flower(work: str, console: Console) -> dict[str, Any]:
-    found = child([FLOWER, "--work", work])
+    found = child([FLOWER, "--work", work, "--rounds", "5"])
     console.print(f"{work}, Flower on Ray: {found['devices_per_second']:g} devices/s", style="dim")
     return found
 
@@ -240,7 +252,9 @@ def _flower(work: str, console: Console) -> dict[str, Any]:
 def _pfl(work: str, console: Console) -> dict[str, Any] | None:
     if work != "table" or not PFL.exists():
         return None
-    found = child([PFL / "run.py"], python=pfl_python(console))
+    with tempfile.TemporaryDirectory() as folder:
+        data = training_logs(Path(folder) / "logs.npz")
+        found = child([PFL / "run.py", "--data", data], python=pfl_python(console))
     console.print(f"{work}, pfl-research: {found['devices_per_second']:g} devices/s", style="dim")
     return found
 
