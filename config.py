@@ -130,7 +130,7 @@ class LocalConfig(_Section):
     """Step size of the fast weights."""
     slow_lr: float = Field(default=1.0, ge=0)
     """Step size of the one step that slow weights take, where the fast weights arrived."""
-    rates: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
+    rates: Annotated[dict[str, Annotated[float, Field(ge=0)]], Listed] = Field(default_factory=dict)
     """Factor on the step size of single parameters, by name."""
     windows: int = Field(default=8, ge=1)
     """Examples cut from a log each round (history policies): positions, or disjoint blocks under ``interaction``."""
@@ -152,9 +152,10 @@ class LocalConfig(_Section):
     reward: Literal["one", "value"] = "one"
     """``one``: every logged interaction is a positive with reward 1; ``value``: the logged reward itself."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Pull of the fast weights back to their start, a step (proximal term)."""
+    """Pull of the fast weights back to their start, a step (proximal term; units none and user)."""
     prior: float = Field(default=0.0, ge=0)
-    """Interactions that the start of a device is worth: n targets move it by n / (n + prior) of a mean gradient."""
+    """Interactions that the start of a device is worth: n of them move it by n / (n + prior) of a mean gradient (units
+    none and user)."""
 
 
 class PrivacyConfig(_Section):
@@ -179,10 +180,10 @@ class PrivacyConfig(_Section):
     expected_batch: float = Field(default=16.0, gt=0)
     """B: the public divisor of a local step's summed gradients (unit interaction)."""
     max_participations: int = Field(default=10, ge=1)
-    """Rounds that a device may take part in during its life (unit interaction)."""
+    """Rounds of adaptation that a device may take part in during its life, beside the warm start (unit interaction)."""
     warm_share: float = Field(default=0.7, gt=0, lt=1)
     """Share of the budget (as 1 / noise variance) that the warm start takes, where there is one."""
-    scales: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
+    scales: Annotated[dict[str, Annotated[float, Field(gt=0)]], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ def replace_file(target: Path, content: bytes) -> None:
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
             _flush(file.fileno(), content)
         draft.replace(target)
         sync_directory(target.parent)
@@ -78,6 +79,13 @@ def storage_errors(path: Path, kept: str) -> Iterator[None]:
         raise RunError(
             f"can't write {path}: {error.strerror or error}; {kept}, so free some space and resume the run"
         ) from error
+
+
+def _umask() -> int:
+    """What the user keeps from others; a draft of ``tempfile`` would keep everything from everybody."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _flush(descriptor: int, content: bytes) -> None:

@@ -22,7 +22,7 @@ def _build(context: Context, config: Config) -> FederationPlan:
     run_dir, resume = run_dir_of(context), context.run_config.get(RESUME, False) is True
     world = _world(config)
     run_dir.mkdir(parents=True, exist_ok=True)
-    claim(run_dir, config, resume)
+    claim(run_dir, config, resume, world.dataset)
     return plan_of(world, run_dir, resume=resume)
 
 

@@ -156,7 +156,7 @@ def evaluate_scores(
         popularity = training_counts(dataset, split)
     lists = {} if popularity is None or negatives is not None else _lists(exposures, popularity)
     return Evaluation(
-        protocol=_protocol(dataset, which, negatives),
+        protocol=_protocol(dataset, which, None if negatives is None else negatives[chosen[targets.numpy() >= 0]]),
         which=which,
         devices=chosen,
         items=dataset.items_count,
@@ -222,4 +222,8 @@ def _protocol(dataset: Dataset, which: Which, negatives: NDArray[np.int64] | Non
     seen = "training items" if which == "valid" else "training and validation items"
     if negatives is None:
         return f"full ranking over {dataset.items_count:,} items minus the device's {seen}"
-    return f"{negatives.shape[1]} sampled negatives (not comparable with full ranking)"
+    count = f"{negatives.shape[1]}"
+    found = (negatives >= 0).sum(axis=1)
+    if len(found) and found.min() < negatives.shape[1]:
+        count = f"at most {count}, on average {found.mean():.0f},"
+    return f"{count} sampled negatives (not comparable with full ranking)"

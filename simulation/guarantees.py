@@ -48,6 +48,8 @@ def covered(unit: str) -> list[str]:
 def not_covered(unit: str) -> list[str]:
     """Sentences on what is not guaranteed."""
     units = ("user", "interaction") if unit == "both" else (unit,)
+    if unit == "none":
+        return [*_ALWAYS[1:3]]
     if unit == "both":
         return [_UNCOVERED["interaction"], *_ALWAYS]
     return [*(_UNCOVERED[each] for each in units if each in _UNCOVERED), *_ALWAYS]

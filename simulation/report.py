@@ -51,9 +51,10 @@ def render(summary: Summary, metrics: Sequence[MetricsRow]) -> str:
 def _headline(summary: Summary) -> str:
     data = summary["dataset"]
     lead = (
-        f"A recommendation policy meta-learned by {data['devices']:,} simulated devices on {escape(str(data['name']))} "
-        f"({data['interactions']:,} interactions, {data['items']:,} items) in {summary['rounds']:,} rounds. Served is "
-        f"the initialization of round {summary['chosen_round']:,}, chosen on validation, after each device adapted it."
+        f"A recommendation policy meta-learned on {escape(str(data['name']))} ({data['devices']:,} simulated devices, "
+        f"those held out included; {data['interactions']:,} interactions, {data['items']:,} items) in "
+        f"{summary['rounds']:,} rounds. Served is the initialization of round {summary['chosen_round']:,}, chosen on "
+        "validation, after each device adapted it."
     )
     statements = [entry["sentence"] for entry in summary["privacy"]]
     mark = "" if statements else " none"

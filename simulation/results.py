@@ -20,7 +20,7 @@ from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
 from ..server._durable import replace_file
 from ..server.plan import FederationResult
-from .baselines import BiasRatings, FixedScores, RandomScores, dp_popularity, popularity
+from .baselines import BiasRatings, RandomScores, dp_popularity, popularity
 from .cold_start import ColdScorer, cold_start, evaluate_cold_start
 from .data.registry import describe
 from .data.split import sample_negatives
@@ -69,7 +69,7 @@ def conclude(
     result: FederationResult,
     *,
     joint: FederationResult | None = None,
-    seconds: float | None = None,
+    clock: Callable[[], float] | None = None,
     say: Say = lambda text: None,
 ) -> Summary:
     """Evaluate a finished run and write ``summary.json`` and ``report.html``.
@@ -79,10 +79,10 @@ def conclude(
         run_dir: where the run's files lie.
         result: how the federation ended.
         joint: the federation of the jointly trained initialization (K = 1), where there was one.
-        seconds: what the run took so far, for the summary.
+        clock: seconds that the run has taken, asked when everything is judged; none counts the rounds alone.
         say: is told what is being done.
     """
-    summary = summarise(world, run_dir, result, joint=joint, seconds=seconds, say=say)
+    summary = summarise(world, run_dir, result, joint=joint, clock=clock, say=say)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     try:
         write_report(run_dir / REPORT, summary, rows)
@@ -100,7 +100,7 @@ def summarise(
     result: FederationResult,
     *,
     joint: FederationResult | None = None,
-    seconds: float | None = None,
+    clock: Callable[[], float] | None = None,
     say: Say = lambda text: None,
 ) -> Summary:
     """Evaluate a finished run: see :func:`conclude`."""
@@ -109,7 +109,8 @@ def summarise(
     contenders = _contenders(world, own, joint, run_dir)
     evaluations, sampled = _evaluations(world, contenders, say)
     results = {
-        label: _result(world, contender, evaluations[label], sampled[label]) for label, contender in contenders.items()
+        label: _result(world, label, contender, evaluations[label], sampled[label])
+        for label, contender in contenders.items()
     }
     counts = training_counts(world.dataset, world.split, world.roster)
     k = _headline_k(config)
@@ -121,16 +122,17 @@ def summarise(
         "privacy": [statement.to_dict() for statement in budget_of(world).statements],
         "rounds": result.rounds,
         "chosen_round": result.best_round,
-        "seconds": seconds if seconds is not None else sum(float(row["seconds"]) for row in result.rows),
+        "seconds": sum(float(row["seconds"]) for row in result.rows),
         "served": SERVED,
         "metric": f"ndcg@{k}",
         "results": results,
         "differences": paired_differences(evaluations, SERVED, config.seed, config.evaluation.resamples),
         "distribution": device_distribution(
             {label: evaluations[label] for label in (SERVED, POPULARITY) if label in evaluations},
-            world.dataset.lengths,
+            world.split.train_end - world.split.start,
             metric=f"ndcg@{k}",
             seed=config.seed,
+            resamples=config.evaluation.resamples,
         ),
         "popularity_bias": popularity_bias(
             {label: evaluations[label].exposures[k] for label in evaluations if label in (SERVED, POPULARITY, JOINT)},
@@ -144,6 +146,8 @@ def summarise(
     curves = _cold_start(world, own, joint, say)
     if curves is not None:
         summary["cold_start"] = curves
+    if clock is not None:
+        summary["seconds"] = clock()
     return summary
 
 
@@ -218,6 +222,7 @@ def _evaluations(
                 devices=world.roster,
                 ks=config.evaluation.ks,
                 seed=config.seed,
+                resamples=config.evaluation.resamples,
                 popularity=counts,
             )
     return full, sampled
@@ -246,7 +251,7 @@ class FixedBlocks:
         return scores
 
 
-def _result(world: World, contender: Contender, full: Evaluation, sampled: Evaluation) -> Result:
+def _result(world: World, label: str, contender: Contender, full: Evaluation, sampled: Evaluation) -> Result:
     result: Result = {
         "kind": cast(Any, contender.kind),
         "full": full.to_dict(),
@@ -254,22 +259,28 @@ def _result(world: World, contender: Contender, full: Evaluation, sampled: Evalu
     }
     if contender.note:
         result["note"] = contender.note
-    predictor = _ratings(world, contender.scorer)
+    predictor = _ratings(world, label, contender.scorer)
     if predictor is not None:
         errors = evaluate_ratings(
-            predictor, world.dataset, world.split, "test", devices=world.roster, seed=world.config.seed
+            predictor,
+            world.dataset,
+            world.split,
+            "test",
+            devices=world.roster,
+            seed=world.config.seed,
+            resamples=world.config.evaluation.resamples,
         )
         result["ratings"] = {name: cast(Any, interval.to_dict()) for name, interval in errors.items()}
     return result
 
 
-def _ratings(world: World, scorer: Scorer) -> ServedRatings | BiasRatings | None:
+def _ratings(world: World, label: str, scorer: Scorer) -> ServedRatings | BiasRatings | None:
     """Who predicts ratings: the served policies; the offsets of items and devices stand beside popularity."""
     if world.dataset.reward_kind != "rating" or world.config.data.positive_threshold is not None:
         return None
     if isinstance(scorer, Served):
         return ServedRatings(scorer)
-    if isinstance(scorer, FixedScores):
+    if label == POPULARITY:
         return BiasRatings(world.dataset, world.split, world.roster)
     return None
 
@@ -292,7 +303,15 @@ def _cold_start(world: World, own: Served, joint: FederationResult | None, say: 
         scorers[LOCAL_ONLY] = _local_only(world)
         scorers[POPULARITY] = popularity(world.dataset, world.split, world.roster)
     k = _headline_k(config)
-    return evaluate_cold_start(scorers, tasks, world.dataset, k=k, reference=SERVED, seed=config.seed)
+    return evaluate_cold_start(
+        scorers,
+        tasks,
+        world.dataset,
+        k=k,
+        reference=SERVED,
+        seed=config.seed,
+        resamples=config.evaluation.resamples,
+    )
 
 
 def _headline_k(config: Config) -> int:

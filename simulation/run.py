@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .recommend import Recommendation
 
 CONFIG = "config.toml"
+DATA = "data.sha256"
+"""Fingerprint of the data set that a run began with."""
 JOINT = "joint"
 """Subdirectory of the federation that trains the joint initialization (K = 1)."""
 
@@ -122,6 +124,7 @@ class Run:
             RunError: no whole checkpoint, or one of another policy.
         """
         world = World.build(self.config, dataset)
+        check_same_data(self.directory, world.dataset)
         if self._checkpoint().schema != world.policy.schema():
             raise RunError(
                 f"expected the data set and the code that {self.directory} was trained with, got another policy; "
@@ -173,7 +176,7 @@ def simulate(
     world = World.build(settings, dataset)
     check_plan(world)
     with RunLock(run_dir):
-        claim(run_dir, settings, resume)
+        claim(run_dir, settings, resume, world.dataset)
         prepared = time.perf_counter()
         result = _federate(world, run_dir, "meta-learned", listener, resume)
         joint = _joint(world, run_dir, listener, resume)
@@ -183,7 +186,7 @@ def simulate(
             run_dir,
             result,
             joint=joint,
-            seconds=prepared - started + _seconds(result) + _seconds(joint) + time.perf_counter() - held,
+            clock=lambda: prepared - started + _seconds(result) + _seconds(joint) + time.perf_counter() - held,
             say=listener.stage,
         )
     return Run(directory=run_dir, config=settings, summary=summary)
@@ -245,18 +248,35 @@ def _settings(config: Config | str | Path | Mapping[str, Any] | None, out: Path 
     return load_config(config)
 
 
-def claim(run_dir: Path, config: Config, resume: bool) -> None:
-    """Write the configuration into a new run directory.
+def claim(run_dir: Path, config: Config, resume: bool, dataset: Dataset) -> None:
+    """Write the configuration and the fingerprint of the data into a new run directory.
 
     Raises:
-        RunError: it holds a run that is not to be resumed, or can't be written.
+        RunError: it holds a run that is not to be resumed, or one over other data, or can't be written.
     """
     path = run_dir / CONFIG
     if path.exists() and not resume:
         raise RunError(f"expected a new run directory, got {run_dir} with a run in it; resume it or choose another")
-    if not path.exists():
-        with storage_errors(path, "nothing has run yet"):
+    check_same_data(run_dir, dataset)
+    with storage_errors(path, "nothing has run yet"):
+        if not (run_dir / DATA).exists():
+            replace_file(run_dir / DATA, f"{dataset.fingerprint()}\n".encode())
+        if not path.exists():
             replace_file(path, config.to_toml().encode())
+
+
+def check_same_data(run_dir: Path, dataset: Dataset) -> None:
+    """Refuse data that the run did not begin with: devices are known by their place in it, accounts included.
+
+    Raises:
+        RunError: the fingerprint in the run directory is another.
+    """
+    path = run_dir / DATA
+    if path.exists() and path.read_text(encoding="utf-8").strip() != dataset.fingerprint():
+        raise RunError(
+            f"expected the data that {run_dir} began with, got another {dataset.name}; import it again as it was, or "
+            "start over in a new directory"
+        )
 
 
 def _federate(world: World, run_dir: Path, label: str, listener: Listener, resume: bool) -> FederationResult:
