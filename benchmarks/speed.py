@@ -38,7 +38,8 @@ PFL = HERE / "peers" / "pfl"
 WORK = {"table": "DP-SGD, 54k-parameter table, K = 5", "default": "default policy, unit user, K = 5"}
 TARGETS = {"table": 50.0, "default": 200.0}
 CONTENDERS = {
-    "flower": "(a) Flower on Ray, Opacus",
+    "flower": "(a) Flower on Ray, Opacus, as its example",
+    "flower_lean": "(a) the same, epsilon worked out once",
     "reference": "(b) per-device path",
     "cohort": "(c) cohort engine",
     "pfl": "(d) pfl-research",
@@ -158,7 +159,7 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
             if one is None:
                 continue
             speed = one["devices_per_second"]
-            lines.append([title, label, f"{speed:,.1f}", f"{cohort / speed:.2f}", f"{one['peak_rss_mb']:,}"])
+            lines.append([title, label, f"{speed:,.1f}", f"{cohort / speed:.2f}", f"{one['peak_rss_mb']:,.0f}"])
     return lines
 
 
@@ -178,7 +179,7 @@ def markdown(results: dict[str, Any]) -> str:
             each = 1000 / point["devices_per_second"]
             text += f"| {name} | {point['value']:,} | {each:.3f} | {point['peak_rss_mb']:,} |\n"
     for work, contenders in results["work"].items():
-        for name in ("flower", "pfl"):
+        for name in ("flower", "flower_lean", "pfl"):
             notes = contenders.get(name, {}).get("differences")
             if notes:
                 text += f"\n{CONTENDERS[name]}, {work}: {notes}\n"
@@ -226,8 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: dict[str, Any] = {"machine": machine(), "work": {}, "curves": before["curves"]}
     for work in WORK:
         measured = side_by_side(work, asked.turns, console)
-        for name, measure in (("flower", _flower), ("pfl", _pfl)):
-            kept = before["work"].get(work, {}).get(name) if name in asked.skip else measure(work, console)
+        for name, measure in (("flower", _flower), ("flower_lean", _flower_lean), ("pfl", _pfl)):
+            skipped = name.partition("_")[0] in asked.skip
+            kept = before["work"].get(work, {}).get(name) if skipped else measure(work, console)
             if kept is not None:
                 measured[name] = kept
         results["work"][work] = measured
@@ -243,10 +245,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
 
 
-def _flower(work: str, console: Console) -> dict[str, Any]:
-    found = child([FLOWER, "--work", work, "--rounds", "5"])
-    console.print(f"{work}, Flower on Ray: {found['devices_per_second']:g} devices/s", style="dim")
+def _flower(work: str, console: Console, account: str = "node") -> dict[str, Any]:
+    found = child([FLOWER, "--work", work, "--rounds", "5", "--account", account])
+    console.print(
+        f"{work}, Flower on Ray, epsilon by {account}: {found['devices_per_second']:g} devices/s", style="dim"
+    )
     return found
+
+
+def _flower_lean(work: str, console: Console) -> dict[str, Any] | None:
+    return _flower(work, console, "server") if work == "table" else None
 
 
 def _pfl(work: str, console: Console) -> dict[str, Any] | None:

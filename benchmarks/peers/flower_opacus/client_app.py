@@ -36,6 +36,8 @@ def train_table(message: Message, context: Context) -> Message:
     accountant = table.open_account(context, config)
     table.train(model, log_of(context).items, accountant, config)
     table.keep_personal(model, context)
+    if config["account"] == "node":
+        logging.info("epsilon so far: %.2f", accountant.get_epsilon(config["delta"]))
     steps = table.close_account(accountant, context)
     return _reply(message, ArrayRecord(model.items.state_dict()), steps)
 

@@ -9,8 +9,9 @@ to the error stream.
 ``--work table``: what Flower's Opacus example does, its accounting corrected: each sampled node takes 5 DP-SGD steps
 on its user's training log (Poisson rate 0.25, divisor 25, clip 0.5, noise multiplier 1), one example an interaction,
 full softmax, on a personal vector and a table of 1,682 items x 32 numbers, and returns the table. Flower's example
-converts its account to epsilon on every node in every round, which takes Opacus 80 ms; here nodes count their steps,
-and the server converts once, after the rounds: to the peer's advantage.
+converts its account to epsilon on every node in every round, which takes Opacus 80 ms, and so does ``--account node``.
+With ``--account server`` nodes count their steps and the server converts once, after the rounds: what somebody would
+write who had looked where the time goes.
 
 ``--work default``: fedrec's default policy as a plain module, 5 steps of plain SGD on 8 positions of the log; the
 update is clipped by Flower's modifier, the noise added by Flower's strategy wrapper.
@@ -50,7 +51,7 @@ from fedrec.simulation.data import registry
 HERE = Path(__file__).parent
 MEGABYTE = 1 << 20
 DIFFERENCES = {
-    "table": "epsilon is worked out once after the rounds, not on every node",
+    "table": "epsilon is worked out on every node in every round with --account node, as in Flower's example, or once",
     "default": "a fixed number of nodes is sampled in a round, as Flower's strategies do",
 }
 _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=("table", "default"), default="table", help="what a device does")
+    parser.add_argument("--account", choices=("node", "server"), default="node", help="where epsilon is worked out")
     parser.add_argument("--devices", type=int, default=200, help="nodes sampled in a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, the first of which is not timed")
     parser.add_argument("--actors", type=int, default=2, help="Ray processes that run nodes, one core each")
@@ -88,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(asked: argparse.Namespace, users: int, home: Path, ray: Path) -> dict[str, Any]:
     """Run the app and return its figures."""
     result_file, log_file = home / "result.json", home / "run.log"
-    settings = {name: getattr(asked, name) for name in ("work", "devices", "rounds", "seed")}
+    settings = {name: getattr(asked, name) for name in ("work", "devices", "rounds", "seed", "account")}
     command = flower_command(settings | {"result-file": str(result_file)}, users, asked.actors, home)
     load, launched = os.getloadavg()[0], time.time()
     with log_file.open("w") as log:
@@ -118,6 +120,7 @@ def measure(asked: argparse.Namespace, users: int, home: Path, ray: Path) -> dic
         "peak_rss_mb": peak / MEGABYTE,
         "load_at_start": load,
         "work": asked.work,
+        "account": asked.account,
         "nodes": users,
         "actors": asked.actors,
         "threads": asked.threads,
