@@ -155,8 +155,9 @@ class SharedSlopes:
         return self.weights * ((self.chosen * scores).sum(-1) - met)
 
     def at(self, items: Tensor) -> Tensor:
-        """Examples that are alike have no history to be asked for."""
-        raise NotImplementedError
+        """As :meth:`DenseSlopes.at`."""
+        met = self.chosen.expand(-1, items.shape[1], -1).gather(-1, items)
+        return self.weights[..., None] * (met - (items == self.targets[..., None]).to(met.dtype))
 
     def tables(self, states: Tensor) -> Tensor:
         """As :meth:`DenseSlopes.tables`, with ``states [devices, 1, dim]``."""
