@@ -179,7 +179,7 @@ def markdown(results: dict[str, Any]) -> str:
             each = 1000 / point["devices_per_second"]
             text += f"| {name} | {point['value']:,} | {each:.3f} | {point['peak_rss_mb']:,} |\n"
     for work, contenders in results["work"].items():
-        for name in ("flower", "flower_lean", "pfl"):
+        for name in ("flower", "pfl"):
             notes = contenders.get(name, {}).get("differences")
             if notes:
                 text += f"\n{CONTENDERS[name]}, {work}: {notes}\n"
@@ -193,8 +193,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2 + len(results["curves"]), figsize=(4 * (2 + len(results["curves"])), 3.4))
-    for axis, (work, title) in zip(axes, WORK.items(), strict=False):
+    figure = plt.figure(figsize=(14, 7), layout="constrained")
+    bars, lines = figure.subfigures(2, 1)
+    for axis, (work, title) in zip(bars.subplots(1, len(WORK)), WORK.items(), strict=True):
         found = [
             (CONTENDERS[name], results["work"][work][name]) for name in CONTENDERS if name in results["work"][work]
         ]
@@ -204,12 +205,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for place, value in enumerate(values):
             axis.text(value, place, f" {value:,.0f}", va="center", fontsize=8)
         axis.set_xlim(right=max(values) * 6)
-    for axis, (name, points) in zip(axes[2:], results["curves"].items(), strict=True):
+    for axis, (name, points) in zip(lines.subplots(1, len(results["curves"])), results["curves"].items(), strict=True):
         axis.plot([one["value"] for one in points], [1000 / one["devices_per_second"] for one in points], "o-")
         axis.set(xscale="log", title=f"cohort engine: {name}", xlabel=name, ylabel="ms a device")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path)
 
 
