@@ -222,8 +222,7 @@ def _protocol(dataset: Dataset, which: Which, negatives: NDArray[np.int64] | Non
     seen = "training items" if which == "valid" else "training and validation items"
     if negatives is None:
         return f"full ranking over {dataset.items_count:,} items minus the device's {seen}"
-    count = f"{negatives.shape[1]}"
     found = (negatives >= 0).sum(axis=1)
-    if len(found) and found.min() < negatives.shape[1]:
-        count = f"at most {count}, on average {found.mean():.0f},"
-    return f"{count} sampled negatives (not comparable with full ranking)"
+    fewer = len(found) > 0 and found.min() < negatives.shape[1]
+    note = f", on average {found.mean():.0f} for want of more" if fewer else ""
+    return f"{negatives.shape[1]} sampled negatives (not comparable with full ranking){note}"

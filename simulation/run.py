@@ -124,7 +124,8 @@ class Run:
             RunError: no whole checkpoint, or one of another policy.
         """
         world = World.build(self.config, dataset)
-        check_same_data(self.directory, world.dataset)
+        if dataset is None:
+            check_same_data(self.directory, world.dataset)
         if self._checkpoint().schema != world.policy.schema():
             raise RunError(
                 f"expected the data set and the code that {self.directory} was trained with, got another policy; "
@@ -257,6 +258,9 @@ def claim(run_dir: Path, config: Config, resume: bool, dataset: Dataset) -> None
     path = run_dir / CONFIG
     if path.exists() and not resume:
         raise RunError(f"expected a new run directory, got {run_dir} with a run in it; resume it or choose another")
+    checkpoint = CheckpointStore(run_dir).load() if path.exists() else None
+    if checkpoint is not None:
+        check_same_run(checkpoint, config)  # another configuration may well mean other data: say the first thing first
     check_same_data(run_dir, dataset)
     with storage_errors(path, "nothing has run yet"):
         if not (run_dir / DATA).exists():

@@ -79,7 +79,7 @@ def test_protocol_is_named_and_sampled_lists_are_not_reported():
     assert set(full.lists) == {f"{name}@{k}" for name in ("coverage", "mean_popularity", "gini") for k in (5, 10, 20)}
     negatives = sample_negatives(data, split, 99, seed=0)
     sampled = evaluate_scores(popularity(data, split), data, split, negatives=negatives.test)
-    assert sampled.protocol == "99 sampled negatives (not comparable with full ranking)"
+    assert sampled.protocol.startswith("99 sampled negatives (not comparable with full ranking)")
     assert not sampled.lists
     assert len(sampled.row()) == 3
 

@@ -25,8 +25,6 @@ def test_other_data_than_it_began_with_are_refused(run):
     before = (run.directory / "summary.json").read_bytes()
     with pytest.raises(RunError, match=r"expected the data that .* began with, got another"):
         fedrec.simulate(out=run.directory, resume=True, dataset=other)
-    with pytest.raises(RunError, match="import it again as it was"):
-        run.served(other)
     assert (run.directory / "summary.json").read_bytes() == before
     fedrec.simulate(out=run.directory, resume=True, dataset=small_world.dataset())
 
@@ -65,7 +63,7 @@ def test_fewer_negatives_than_asked_for_are_said():
     assert evaluate_scores(scorer, data, split, negatives=few).protocol.startswith("5 sampled negatives")
     said = evaluate_scores(scorer, data, split, negatives=many).protocol
     there = (many[split.test >= 0] >= 0).sum(1)
-    assert said.startswith(f"at most {many.shape[1]}, on average {np.mean(there):.0f}, sampled negatives")
+    assert said.endswith(f", on average {np.mean(there):.0f} for want of more")
 
 
 @pytest.mark.parametrize(
