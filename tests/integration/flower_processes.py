@@ -74,9 +74,11 @@ class Flower:
         end = time.monotonic() + 30
         while True:
             listed = self._flwr("list", "--run-id", number, "--format", "json", timeout=60)
-            run = json.loads(listed.stdout)["runs"][0]
-            if run["status"].startswith("finished") or time.monotonic() > end:
-                return run["status"], run["status-details"]
+            runs = json.loads(listed.stdout).get("runs")
+            if runs and (runs[0]["status"].startswith("finished") or time.monotonic() > end):
+                return runs[0]["status"], runs[0]["status-details"]
+            if time.monotonic() > end:
+                return "", listed.stdout
             time.sleep(0.5)
 
     def _flwr(self, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
