@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .adapt import step_size
 from .backward import backward
-from .policy import Named, Parameters
+from .policy import Named, Parameters, Policy
 from .slopes import DenseSlopes, product
 from .stacked import Pass, Stack, against_items, forward, importance, leading, run_forward
 
@@ -20,7 +20,7 @@ _TINY = 1e-20
 
 def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> Named:
     """``meta.adapt.descend`` for every device: the named parameters ``[devices, *shape]`` after ``steps`` steps."""
-    start = _start(stack, parameters, names)
+    start = own_start(stack.policy, parameters, names, stack.count)
     if steps == 0 or not names:
         return start
     if _adds_offsets(stack, names):
@@ -32,7 +32,7 @@ def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Co
 
 def arrive(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> tuple[Named, Pass]:
     """:func:`descend_stack`, and the forward pass at the parameters it arrived at."""
-    start = _start(stack, parameters, names)
+    start = own_start(stack.policy, parameters, names, stack.count)
     if steps and names and _adds_offsets(stack, names):
         offsets = Offsets(stack, parameters, start)
         if offsets.descend(steps):
@@ -43,9 +43,9 @@ def arrive(stack: Stack, parameters: Parameters, *, steps: int, names: Collectio
     return own, forward(stack, {**parameters, **own})
 
 
-def _start(stack: Stack, parameters: Parameters, names: Collection[str]) -> Named:
-    policy = stack.policy
-    return {name: leading(policy, parameters, name).expand(stack.count, *policy.specs[name].shape) for name in names}
+def own_start(policy: Policy, parameters: Parameters, names: Collection[str], count: int) -> Named:
+    """The named parameters of each of ``count`` devices before any step, ``[devices, *shape]``."""
+    return {name: leading(policy, parameters, name).expand(count, *policy.specs[name].shape) for name in names}
 
 
 def _adds_offsets(stack: Stack, names: Collection[str]) -> bool:

@@ -5,16 +5,16 @@ The served policy never leaves its device, so this costs no privacy. Evaluation 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import LocalConfig
 from ..errors import PolicyError
-from ..meta.descent import descend_stack
+from ..meta.descent import descend_stack, own_start
 from ..meta.policy import Named
 from ..meta.stacked import Stack
 from ..meta.stacked import scores as stacked_scores
@@ -86,8 +86,11 @@ class Served:
         names = policy.trained if self.everything else policy.names(speed="fast")
         start = {**self.phi, **self._personal(devices)}
         steps = self.world.config.evaluation.serve_steps if self.steps is None else self.steps
-        examples = self.world.batch(devices, stops, unit="none", stream=(self.world.config.seed, "serve"))
-        stack = Stack(policy=policy, examples=examples, settings=self._settings())
+        if steps == 0 or not names:
+            return own_start(policy, start, names, len(devices))
+        world = self._serving
+        examples = world.batch(devices, stops, unit="none", stream=(world.config.seed, "serve"))
+        stack = Stack(policy=policy, examples=examples, settings=world.config.local)
         return descend_stack(stack, start, steps=steps, names=names)
 
     def _chunk(self) -> int:
@@ -109,7 +112,11 @@ class Served:
             return self.world.personal_start(len(devices))
         return {name: value[torch.from_numpy(devices)] for name, value in self.personal.items()}
 
-    def _settings(self) -> LocalConfig:
-        local = self.world.config.local
-        slow = min(local.slow_lr, ALONE_SLOW_LR) if self.everything else local.slow_lr
-        return local.model_copy(update={"lr": self.world.config.evaluation.serve_lr, "slow_lr": slow})
+    @cached_property
+    def _serving(self) -> World:
+        """The world with the local settings of serving: a device adapts on all that it knows, no part is kept back."""
+        config = self.world.config
+        slow = min(config.local.slow_lr, ALONE_SLOW_LR) if self.everything else config.local.slow_lr
+        settings = {"lr": config.evaluation.serve_lr, "slow_lr": slow, "episodes": False}
+        local = config.local.model_copy(update=settings)
+        return replace(self.world, config=config.model_copy(update={"local": local}))

@@ -52,6 +52,12 @@ def test_scores_are_those_of_a_device_by_itself(state):
         torch.testing.assert_close(scores[device], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("state", ["none", "history"])
+def test_a_device_is_served_what_all_of_its_log_says_also_where_training_is_in_episodes(state):
+    whole, cut = (small.world(policy__state=state, local__episodes=episodes) for episodes in (False, True))
+    assert torch.equal(served(whole).score(np.arange(14)), served(cut).score(np.arange(14)))
+
+
 def test_chunks_change_nothing():
     whole = served(small.world()).score(np.arange(14))
     torch.testing.assert_close(whole, served(small.world(engine__chunk=3)).score(np.arange(14)), rtol=1e-5, atol=1e-6)
