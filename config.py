@@ -186,6 +186,10 @@ class PrivacyConfig(_Section):
     scales: Annotated[dict[str, Annotated[float, Field(gt=0)]], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
 
+    def scales_of(self, names: Iterable[str]) -> dict[str, float]:
+        """The public scales of those among ``names`` that have one: a scale of what is not there has no effect."""
+        return {name: self.scales[name] for name in sorted(set(names) & set(self.scales))}
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if self.unit != "none" and (self.epsilon is None) == (self.noise_multiplier is None):

@@ -56,14 +56,13 @@ class LocalMechanism:
     def of(cls, policy: Policy, config: Config, noise_multiplier: float) -> LocalMechanism:
         """The mechanism that a configuration describes, for a policy and the noise that its plan found."""
         privacy = config.privacy
-        names = set(policy.trained)
         return cls(
             noise_multiplier=noise_multiplier,
             clip=privacy.example_clip,
             changes=changes_per_entry(policy, privacy.unit),
             sample_rate=privacy.sample_rate,
             expected_batch=privacy.expected_batch,
-            scales={name: scale for name, scale in privacy.scales.items() if name in names},
+            scales=privacy.scales_of(policy.trained),
         )
 
     @property
@@ -173,5 +172,4 @@ def bound_update(adaptation: Adaptation, config: Config) -> Clipped | None:
     """Clip the update to S under units ``user`` and ``both``; none under the others, where nothing bounds it."""
     if config.privacy.unit not in ("user", "both"):
         return None
-    scales = {name: scale for name, scale in config.privacy.scales.items() if name in adaptation.update}
-    return clip_update(adaptation.update, config.privacy.clip, scales)
+    return clip_update(adaptation.update, config.privacy.clip, config.privacy.scales_of(adaptation.update))

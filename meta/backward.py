@@ -75,7 +75,7 @@ def backward(
     for name in ("affinity", "temperature"):
         if name in names:
             plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
-    if done.states is None or not _embeds(policy, done, names):
+    if done.states is None or not _embeds(policy, names):
         return Gradients(plain=plain, table=None)
     cotangent = _from_items(parameters, done, met)
     direct = cotangent.sum(1)
@@ -94,8 +94,9 @@ def backward(
     return Gradients(plain=plain, table=table)
 
 
-def _embeds(policy: Policy, done: Pass, names: Collection[str]) -> bool:
-    return done.states is not None and bool(set(policy.embedding_names) & set(names))
+def _embeds(policy: Policy, names: Collection[str]) -> bool:
+    """Whether the gradients asked for pass through the item encoder."""
+    return bool(set(policy.embedding_names) & set(names))
 
 
 def _met(
@@ -106,7 +107,7 @@ def _met(
     Where examples are alike and not asked for one by one, features meet their sum instead. What is shared is met in one
     product.
     """
-    embeds = _embeds(stack.policy, done, names)
+    embeds = _embeds(stack.policy, names)
     matrices: Named = {}
     if ({"taste", "content"} & set(names) and (each or not stack.alike)) or (embeds and done.table is None):
         matrices["features"] = stack.policy.features
@@ -245,7 +246,7 @@ def example_squares(
         if name in names:
             squares[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).square().flatten(2).sum(-1)
     pulled = None
-    if done.states is not None and _embeds(policy, done, names):
+    if done.states is not None and _embeds(policy, names):
         cotangent = _from_items(parameters, done, met)
         direct = cotangent.square().sum(-1)
         squares |= {name: direct for name in ("latent", "personal") if name in names}

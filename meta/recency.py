@@ -19,6 +19,23 @@ from .policy import LEVELS, Named, Parameters, Policy
 from .slopes import own_rows
 
 
+def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
+    """Distinct keys of every row.
+
+    Args:
+        keys: int64 ``[rows, n]``.
+        nothing: stands behind the keys of rows that have fewer than others.
+
+    Returns:
+        The keys, ascending, int64 ``[rows, most]``, and the place of every key among them, int64 ``[rows, n]``.
+    """
+    ordered, order = keys.sort(dim=1)
+    begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
+    places = begins.cumsum(1)
+    found = torch.full((len(keys), int(places[:, -1].amax()) + 1), nothing).scatter_(1, places, ordered)
+    return found, torch.empty_like(keys).scatter_(1, order, places)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entries:
     """Distinct entries of the histories of every device.
@@ -38,18 +55,13 @@ class Entries:
     @classmethod
     def of(cls, history: Tensor, levels: Tensor) -> Entries:
         """Find them: ``history`` and ``levels`` are int64 ``[devices, examples, length]``, -1 pads."""
-        keys = (history * LEVELS + levels).flatten(1)
-        ordered, order = keys.sort(dim=1)
-        begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
-        places = begins.cumsum(1)
-        distinct = int(places[:, -1].amax()) + 1
-        found = torch.full((len(keys), distinct), -LEVELS, dtype=torch.int64).scatter_(1, places, ordered)
+        found, places = distinct((history * LEVELS + levels).flatten(1), -LEVELS)
         items = found.div(LEVELS, rounding_mode="floor")
         twice = (items[:, 1:] == items[:, :-1]) & (items[:, 1:] >= 0)
         return cls(
             items=items.clamp(min=0),
             levels=torch.where(items >= 0, found % LEVELS, 0),
-            places=torch.empty_like(keys).scatter_(1, order, places).view(history.shape),
+            places=places.view(history.shape),
             once=not bool(twice.any()),
         )
 

@@ -10,7 +10,7 @@ Parameters are shared (``[*shape]``) or each device's own (``[devices, *shape]``
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,7 +21,7 @@ from ..config import LocalConfig
 from .examples import Examples
 from .objective import blocked_history, example_shares, target_divisor
 from .policy import Named, Parameters, Policy, State
-from .recency import Entries, Recency
+from .recency import Entries, Recency, distinct
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 
 Embedded = Tensor | Recency | None
@@ -103,9 +103,8 @@ class Stack:
     def kernel_means(self) -> Tensor:
         """Recency-weighted kernel features of the histories, ``[devices, examples, scales, columns]``."""
         flat = self.examples.history.flatten(0, 1)
-        means = self.policy.kernel_means(flat, (flat >= 0).to(torch.float32)) * self.policy.trust(self.mask).flatten(
-            0, 1
-        )
+        mask = (flat >= 0).to(torch.float32)
+        means = self.policy.kernel_means(flat, mask) * self.policy.trust(mask)
         return means.movedim(0, 1).reshape(*self.examples.history.shape[:2], *means.shape[::2])
 
     @cached_property
@@ -116,17 +115,8 @@ class Stack:
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Distinct history items of every device ``[devices, distinct]``, and every entry's place among them."""
-        flat = self.examples.history.flatten(1)
-        ordered, order = flat.sort(dim=1)
-        begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
-        places = begins.cumsum(1)
-        items = torch.zeros(len(flat), int(places[:, -1].amax()) + 1, dtype=torch.int64)
-        items.scatter_(1, places, ordered.clamp(min=0))
-        return items, torch.empty_like(flat).scatter_(1, order, places)
-
-    def only(self, rows: Tensor) -> Stack:
-        """The stack of some of the devices."""
-        return replace(self, examples=Examples._make(value[rows] for value in self.examples))
+        items, places = distinct(self.examples.history.flatten(1), -1)
+        return items.clamp(min=0), places
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -300,13 +300,12 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         finite = finite & torch.isfinite(gradients.table.rows.sum((1, 2)))
     factors = torch.ones(stack.count, dtype=torch.float64)
     if privacy.unit in ("user", "both"):
-        released = {name: value for name, value in moved.items() if name in policy.released}
-        bound = Sensitivity(privacy.clip, _scales(privacy.scales, policy.released))
-        squares = _squares(released, bound)
+        bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
+        squares = _squares({name: value for name, value in moved.items() if name in policy.released}, bound)
         if gradients.table is not None:
             norm, size = gradients.table.squares()
             squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
-        factors = clip_factors((squares * (1 + _HIDDEN)).sqrt(), bound)
+        factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
     total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
     if gradients.table is not None:
@@ -318,14 +317,15 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     )
 
 
-def _scales(scales: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: scale for name, scale in scales.items() if name in names}
-
-
 def _squares(values: Named, bound: Sensitivity) -> Tensor:
     """Squared norm of every device's values over their scales, float64 ``[devices]``."""
     parts = [value.flatten(1).square().sum(1).double() / bound.scale(name) ** 2 for name, value in values.items()]
     return torch.stack(parts).sum(0) if parts else torch.zeros((), dtype=torch.float64)
+
+
+def _bounded(squares: Tensor, bound: Sensitivity) -> Tensor:
+    """Factors that hold contributions of these squared norms to the bound, whatever rounding hid of them."""
+    return clip_factors((squares * (1 + _HIDDEN)).sqrt(), bound)
 
 
 def _weighted_sum(factors: Tensor, values: Tensor) -> Tensor:
@@ -378,9 +378,8 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
     moved = _views(gone, policy.trained, shapes)
     factors = torch.ones(len(gone), dtype=torch.float64)
     if privacy.unit == "both":
-        released = {name: moved[name] for name in policy.released}
-        bound = Sensitivity(privacy.clip, _scales(privacy.scales, policy.released))
-        factors = clip_factors((_squares(released, bound) * (1 + _HIDDEN)).sqrt(), bound)
+        bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
+        factors = _bounded(_squares({name: moved[name] for name in policy.released}, bound), bound)
     return _Outcome(
         total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
         personal={name: value + moved[name] for name, value in chunk.personal.items()},

@@ -118,7 +118,7 @@ def plan_of(
         noise_multiplier=None if budget.user is None else budget.user.adapt,
         warm_noise_multiplier=None if budget.user is None else budget.user.warm,
         warm_floor=warm_floor(config, budget, len(world.roster)),
-        scales={name: scale for name, scale in config.privacy.scales.items() if name in world.policy.released},
+        scales=config.privacy.scales_of(world.policy.released),
         validate=Validator(world=world, nodes_dir=run_dir / NODES),
         epsilon=None if budget.interaction is None else spent,
         on_round=on_round,
