@@ -273,6 +273,10 @@ class EngineConfig(_Section):
     """Devices adapted in one batch; 0 takes as many as stay in the processor's cache."""
     threads: int = Field(default=0, ge=0)
     """Threads of torch, and chunks of devices adapted at once; 0 leaves torch's own choice."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that adapt chunks instead of threads; 1 takes none, 0 takes one a thread where a run is long enough."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where chunks are computed: auto takes a CUDA device where torch finds one, and the processor elsewhere."""
 
 
 class Config(_Section):

@@ -3,10 +3,10 @@
     python benchmarks/speed.py
 
 The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for each user and Opacus on each device, (b)
-the per-device path of fedrec in one process, (c) its cohort engine, (d) the simulator of pfl-research in an environment
-of its own, on the nearest equal work, and (e) the floor: the noise and the matrix products alone. Each measurement is a
-process of its own; (b), (c) and (e) take turns, so that a machine whose speed drifts slows all of them. Then the cohort
-engine alone on synthetic worlds: devices, catalogue, history length, K.
+the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
+simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
+matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, so that a machine whose
+speed drifts slows all of them. Then the cohort engine alone on synthetic worlds: devices, catalogue, history length, K.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """
@@ -41,7 +41,8 @@ CONTENDERS = {
     "flower": "(a) Flower on Ray, Opacus, as its example",
     "flower_lean": "(a) the same, epsilon worked out once",
     "reference": "(b) per-device path",
-    "cohort": "(c) cohort engine",
+    "cohort": "(c) cohort engine, threads",
+    "workers": "(c) cohort engine, worker processes",
     "pfl": "(d) pfl-research",
     "floor": "(e) floor",
 }
@@ -73,7 +74,7 @@ def child(
 
 def side_by_side(work: str, turns: int, console: Console) -> dict[str, dict[str, Any]]:
     """(b), (c) and (e) in turn; the median of all repeats of all turns."""
-    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "cohort", "floor")}
+    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "cohort", "workers", "floor")}
     for turn in range(turns):
         for name, lines in kept.items():
             devices, repeats = (REFERENCE_DEVICES[work], 1) if name == "reference" else (943, 5)
@@ -153,7 +154,7 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     """The table: a line for each piece of work and contender."""
     lines = []
     for work, title in WORK.items():
-        cohort = results["work"][work]["cohort"]["devices_per_second"]
+        cohort = results["work"][work]["workers"]["devices_per_second"]
         for name, label in CONTENDERS.items():
             one = results["work"][work].get(name)
             if one is None:
@@ -163,7 +164,7 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-HEAD = ("work", "by", "devices/s", "cohort engine / this", "peak memory, MB")
+HEAD = ("work", "by", "devices/s", "cohort engine, processes / this", "peak memory, MB")
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,19 @@ import numpy as np
 import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config, load_config
-from fedrec.simulation.cohort import CHUNK_FLOATS, Work, adapt_cohort, in_order
-from fedrec.simulation.world import World
+from fedrec.simulation.cohort import Work, adapt_cohort
+from fedrec.simulation.schedule import CHUNK_FLOATS, device_floats, in_order
+from fedrec.simulation.workers import Workers, worker_count
+from fedrec.simulation.world import Logs, World
 
 HERE = Path(__file__).parent
 NOISE_MULTIPLIER = 1.0
+ROUND = 2
+ENGINES = {
+    "cohort": ("engine.workers=1",),
+    "workers": (f"engine.workers={os.cpu_count()}",),
+    "reference": ("engine.kind=reference",),
+}
 WORK = {"table": HERE / "configs" / "speed-table.toml", "default": None}
 """The same adaptation of every contender: DP-SGD on a table of 54k parameters, and the default policy."""
 
@@ -32,28 +41,26 @@ def configuration(work: str, overrides: Sequence[str] = ()) -> Config:
     return load_config(WORK[work], ["data.holdout=0", *overrides])
 
 
-def round_of(world: World, devices: np.ndarray) -> Work:
-    """What a simulated cohort is given in a round."""
-    stops = world.split.train_end[devices]
-    unit = world.config.privacy.unit
-    return Work(
-        devices=devices,
-        sizes=stops - world.dataset.offsets[devices],
-        examples=lambda places: world.batch(devices[places], stops[places], unit=unit, stream=(0, 2)),
-        personal=world.personal_start(len(devices)),
-    )
-
-
 def adaptation(config: Config, count: int | None) -> tuple[Callable[[], object], int]:
     """A round of the cohort (``engine.kind``) over the first ``count`` devices of the configuration's world."""
     world = World.build(config)
     devices = world.roster[:count]
-    phi, work = world.initialization(), round_of(world, devices)
+    logs = Logs(
+        world=world,
+        devices=devices,
+        stops=world.split.train_end[devices],
+        unit=config.privacy.unit,
+        stream=(config.seed, ROUND),
+    )
+    work = Work(devices=devices, sizes=logs.sizes, examples=logs, personal=world.personal_start(len(devices)))
     mechanism = None
     if config.privacy.unit == "interaction":
         mechanism = LocalMechanism.of(world.policy, config, NOISE_MULTIPLIER)
-    policy = world.policy
-    return lambda: adapt_cohort(policy, phi, work, config, mechanism, round_number=2), len(devices)
+    phi, policy = world.initialization(), world.policy
+    floats = device_floats(policy, logs.sizes, config, private=mechanism is not None)
+    processes = worker_count(config, int(floats.sum()))
+    workers = Workers(world, processes) if processes > 1 else None
+    return lambda: adapt_cohort(policy, phi, work, config, mechanism, round_number=ROUND, workers=workers), len(devices)
 
 
 def table_floor(config: Config, count: int) -> Callable[[], object]:
@@ -108,20 +115,30 @@ def timed(run: Callable[[], object], repeats: int) -> list[float]:
     return seconds
 
 
+def peak_megabytes() -> int:
+    """The most memory this process has held, and its living worker processes; what they share counts for each."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    for child in children.read_text().split() if children.exists() else []:
+        status = Path(f"/proc/{child}/status").read_text()
+        own += int(status.partition("VmHWM:")[2].split()[0])
+    return round(own / 1024)
+
+
 def measured(seconds: list[float], devices: int) -> dict[str, Any]:
     """The line to print."""
     return {
         "devices": devices,
         "seconds": [round(one, 4) for one in seconds],
         "devices_per_second": round(devices / float(np.median(seconds)), 2),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_rss_mb": peak_megabytes(),
     }
 
 
 def main() -> None:
     """Measure what the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=("cohort", "reference", "floor", "scaling"))
+    parser.add_argument("case", choices=("cohort", "workers", "reference", "floor", "scaling"))
     parser.add_argument("settings", nargs="*", help="table or default; for scaling, configuration keys")
     parser.add_argument("--devices", type=int, default=943)
     parser.add_argument("--repeats", type=int, default=3)
@@ -131,7 +148,7 @@ def main() -> None:
         run, count = adaptation(config, None)
     else:
         work = asked.settings[0]
-        config = configuration(work, [f"engine.kind={asked.case}"] if asked.case != "floor" else [])
+        config = configuration(work, ENGINES.get(asked.case, ()))
         if asked.case == "floor":
             count = asked.devices
             run = (table_floor if work == "table" else default_floor)(config, count)

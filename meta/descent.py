@@ -10,7 +10,7 @@ from torch import Tensor
 from .adapt import step_size
 from .backward import backward
 from .policy import Named, Parameters, Policy
-from .slopes import DenseSlopes, product
+from .slopes import DenseSlopes, narrow, product
 from .stacked import Pass, Stack, against_items, forward, importance, leading, run_forward
 
 _OFFSETS = frozenset({"taste", "latent", "personal"})
@@ -72,8 +72,8 @@ def _stepped(stack: Stack, name: str, here: Tensor, start: Tensor, slope: Tensor
 class Offsets:
     """Descent on parameters that add the same to the scores of all of a device's examples.
 
-    Then ``exp(score) = exp(score at the start) * exp(offset)``, and a step costs two products with a matrix that stays
-    instead of a softmax over every example.
+    Then ``pi`` is ``pi at the start * exp(offset)`` over what that sums to, and a step costs two products with a matrix
+    that stays instead of a softmax over every example.
     """
 
     def __init__(self, stack: Stack, parameters: Parameters, start: Named) -> None:
@@ -82,9 +82,8 @@ class Offsets:
         self.own = dict(start)
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
-        self._met = scores.gather(-1, stack.targets.flatten(2)) if stack.logged else None
-        self._highest = scores.amax(-1, keepdim=True)
-        self._likely = scores.sub_(self._highest).exp_()
+        self._likely = torch.softmax(scores, dim=-1)
+        self._met = self._likely.gather(-1, stack.targets).log() if stack.logged else None
         self._offset = torch.zeros(stack.count, policy.items)
 
     def descend(self, steps: int) -> bool:
@@ -134,13 +133,18 @@ class Offsets:
         return [name for name in ("latent", "personal") if name in self.own]
 
     def _split(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Log-normaliser ``[devices, examples, 1]``, exp of the offset over its largest, and what that sums to."""
+        """Mass of ``pi at the start * exp(offset)``; none where it vanishes.
+
+        Returns:
+            Its log ``[devices, examples, 1]``, exp of the offset over its largest ``[devices, items]``, and the mass
+            that this leaves ``[devices, examples]``.
+        """
         top = self._offset.amax(-1, keepdim=True)
         factor = (self._offset - top).exp_()
         mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
         if not bool((mass > _TINY).all()):
             return None
-        return self._highest + (top + mass.log())[..., None], factor, mass
+        return (top + mass.log())[..., None], factor, mass
 
     def _weights(self, level: Tensor) -> Tensor:
         """Weights of the targets where the log has propensities."""
@@ -166,7 +170,7 @@ class Offsets:
 
     def _gradients(self, slope: Tensor) -> Named:
         policy = self._stack.policy
-        gradients = {"taste": slope @ policy.features} if "taste" in self.own else {}
+        gradients = {"taste": narrow(slope, policy.features)} if "taste" in self.own else {}
         if self._vectors:
             row = slope[:, None]
             if self._table is not None:

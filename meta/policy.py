@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -103,6 +103,11 @@ class Policy:
         )
         policy._check()
         return policy
+
+    def to(self, device: torch.device) -> Policy:
+        """The same policy with its public tensors on ``device``."""
+        moved = {name: getattr(self, name).to(device) for name in ("features", "kernels", "kernel_of")}
+        return replace(self, **moved)
 
     def _check(self) -> None:
         settings = self.settings
@@ -329,7 +334,8 @@ class Policy:
 
     def kernel_means(self, history: Tensor, mask: Tensor) -> Tensor:
         """Recency-weighted means of the kernel features of histories, ``[scales, batch, columns]``."""
-        recency = encoders.recency_weights(torch.log(torch.tensor(encoders.SCALES)), mask)
+        scales = torch.log(torch.tensor(encoders.SCALES, device="cpu")).to(mask.device)
+        recency = encoders.recency_weights(scales, mask)
         return torch.einsum("sbl,blf->sbf", recency, functional.embedding(history.clamp(min=0), self.kernels))
 
     def trust(self, mask: Tensor) -> Tensor:

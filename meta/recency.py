@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,7 +30,12 @@ def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
     Returns:
         The keys, ascending, int64 ``[rows, most]``, and the place of every key among them, int64 ``[rows, n]``.
     """
-    ordered, order = keys.sort(dim=1)
+    width = keys.shape[1]
+    # Key and column as one number: NumPy's sort of values is several times the speed of a sort that returns an order.
+    packed = keys * width + torch.arange(width)
+    packed = torch.from_numpy(np.sort(packed.numpy(), axis=1)) if packed.device.type == "cpu" else packed.sort(1).values
+    ordered = packed.div(width, rounding_mode="floor")
+    order = packed - ordered * width
     begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
     places = begins.cumsum(1)
     found = torch.full((len(keys), int(places[:, -1].amax()) + 1), nothing).scatter_(1, places, ordered)

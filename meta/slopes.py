@@ -16,7 +16,15 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows [devices, n, k] @ matrix``, which is shared, ``[k, m]``, or each device's own, ``[devices, k, m]``."""
     if matrix.dim() == 3:
         return rows @ matrix
-    return (rows.reshape(-1, rows.shape[-1]) @ matrix).reshape(*rows.shape[:2], matrix.shape[-1])
+    flat = rows.reshape(-1, rows.shape[-1])
+    return narrow(flat, matrix).reshape(*rows.shape[:2], matrix.shape[-1])
+
+
+def narrow(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix``, ``[n, k] [k, m]``; few columns of long sums are computed faster as their transpose."""
+    if matrix.shape[1] < 64 <= matrix.shape[0]:
+        return (matrix.T @ rows.T).T
+    return rows @ matrix
 
 
 def own_rows(rows: Tensor, width: int) -> Tensor:

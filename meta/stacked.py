@@ -124,8 +124,8 @@ class Pass:
     """A forward pass.
 
     Attributes:
-        scores: after the temperature, ``[devices, examples, items]``, or where no temperature needs them, their log-sum
-            of exponentials ``[devices, examples, 1]``.
+        scores: after the temperature, ``[devices, examples, items]``, or where no temperature needs them, a number
+            ``[devices, examples, 1]`` that is finite where they are.
         slopes: of every example's own loss by the scores before the temperature.
         states: ``u(s)`` with all that is added to it, ``[devices, examples, dim]``; none without an item encoder.
         embedded: embeddings of the history, ``[devices, examples, length, dim]``, or the pass of the encoder

@@ -45,7 +45,8 @@ class SeededNoise:
     def fill(self, out: torch.Tensor, std: float) -> torch.Tensor:
         """Fill ``out`` with what ``normal`` would give for its shape and dtype, and return it."""
         non_negative("std", std)
-        return torch.randn(out.shape, generator=self._generator, dtype=out.dtype, out=out).mul_(std)
+        drawn = torch.randn(out.shape, generator=self._generator, dtype=out.dtype, device=out.device, out=out)
+        return drawn.mul_(std)
 
 
 class SystemNoise:

@@ -47,14 +47,14 @@ def poisson_batch(count: int, rate: float, generator: torch.Generator | None) ->
         generator: a seeded stream, or ``None`` for OS entropy.
 
     Returns:
-        Sorted indices, int64 ``[batch]``; may be empty (DP-SGD then takes a step of pure noise).
+        Sorted indices, int64 ``[batch]`` on the processor; may be empty (DP-SGD then takes a step of pure noise).
     """
     at_least("count", count, 0)
     probability("sampling rate", rate)
     if rate == 1:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     if generator is None:
         uniforms = torch.from_numpy(system_uniforms(count))
     else:
-        uniforms = torch.rand(count, generator=generator, dtype=torch.float64)
+        uniforms = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
     return torch.nonzero(uniforms < rate).flatten()

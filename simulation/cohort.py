@@ -1,8 +1,8 @@
 """The cohort engine: adapt many devices at once in batched tensors, with the semantics of the per-device path.
 
-Devices are taken in chunks of like size, as many as stay in the processor's cache, on as many threads as torch may use.
-Random streams derive from (seed, round, device, purpose) and chunks are summed in their order, so neither the number of
-threads nor the order of the devices changes a bit; another size of the chunks changes the rounding of sums only.
+Devices are taken in chunks of like size, as many as stay in the processor's cache, on as many threads as torch may use
+or in worker processes (``schedule``, ``workers``). Neither their number nor the order of the devices changes a bit;
+another size of the chunks changes the rounding of sums only.
 
 Per-example gradients are clipped through their norms (``meta.backward``); a device whose numbers are not finite is
 adapted again by itself on the per-device path, which is also the referee: ``engine.kind = "reference"``.
@@ -10,11 +10,9 @@ adapted again by itself on the per-device path, which is also the referee: ``eng
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,12 +32,9 @@ from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
 from ..privacy.sampling import poisson_batch
+from .placement import compute_device
+from .schedule import CHUNK_FLOATS, DEVICE_FLOATS, Ints, blocks, chunks, in_order
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
-
-CHUNK_FLOATS = 1_500_000
-"""Floats that one chunk works on: about what stays in a core's share of the cache."""
 _HIDDEN = 1e-6
 """Share of a squared norm that float32 sums and Gram matrices may hide; it is added before clipping."""
 
@@ -101,6 +96,16 @@ class _Chunk:
             personal={name: value[taken] for name, value in self.personal.items()},
         )
 
+    def to(self, device: torch.device) -> _Chunk:
+        """The chunk with its tensors on ``device``, for the batched path."""
+        return replace(
+            self,
+            policy=self.policy.to(device),
+            phi={name: value.to(device) for name, value in self.phi.items()},
+            examples=Examples._make(value.to(device) for value in self.examples),
+            personal={name: value.to(device) for name, value in self.personal.items()},
+        )
+
     def noise(self, row: int) -> SeededNoise:
         """The noise of one device."""
         return SeededNoise(torch_stream(self.config.seed, self.round_number, int(self.devices[row]), "local-noise"))
@@ -118,6 +123,14 @@ class _Outcome:
     personal: Named
     finite: Tensor
 
+    def to(self, device: torch.device) -> _Outcome:
+        """The outcome with its tensors on ``device``."""
+        return _Outcome(
+            total={name: value.to(device) for name, value in self.total.items()},
+            personal={name: value.to(device) for name, value in self.personal.items()},
+            finite=self.finite.to(device),
+        )
+
 
 def adapt_cohort(
     policy: Policy,
@@ -127,6 +140,7 @@ def adapt_cohort(
     mechanism: LocalMechanism | None,
     *,
     round_number: int,
+    workers: Helpers | None = None,
 ) -> CohortResult:
     """Adapt every device from ``phi`` and sum what may leave.
 
@@ -137,86 +151,64 @@ def adapt_cohort(
         config: local settings, privacy unit and engine.
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
+        workers: processes that adapt, instead of this one's threads; the result is the same to the bit.
     """
+    task = Task(policy=policy, phi=phi, work=work, config=config, mechanism=mechanism, round_number=round_number)
+    room = CHUNK_FLOATS if compute_device(config.engine).type == "cpu" else DEVICE_FLOATS
+    divided = list(chunks(policy, work.devices, work.sizes, config, private=mechanism is not None, room=room))
+    parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
+    answers = in_order(task.adapt, parts) if workers is None else workers.adapt(task, parts)
+    for part, outcome in zip(parts, answers, strict=True):
+        for name, value in outcome.total.items():
+            total[name] += value
+        for name, value in outcome.personal.items():
+            personal[name][torch.from_numpy(np.concatenate(part))] = value
+    return CohortResult(total=total, personal=personal)
 
-    def adapt(places: NDArray[np.int64]) -> _Outcome:
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """A round's adaptation: all that a chunk takes, apart from which devices it holds."""
+
+    policy: Policy
+    phi: Parameters
+    work: Work
+    config: Config
+    mechanism: LocalMechanism | None
+    round_number: int
+
+    def adapt(self, part: Sequence[Ints]) -> CohortResult:
+        """Sum and personal parameters of some chunks' devices, in their order; each chunk is its devices' places."""
+        outcomes = [self._adapted(places) for places in part]
+        total = dict(outcomes[0].total)
+        for outcome in outcomes[1:]:
+            total = {name: value + outcome.total[name] for name, value in total.items()}
+        personal = {name: torch.cat([outcome.personal[name] for outcome in outcomes]) for name in outcomes[0].personal}
+        return CohortResult(total=total, personal=personal)
+
+    def _adapted(self, places: Ints) -> _Outcome:
+        work = self.work
         chunk = _Chunk(
-            policy=policy,
-            phi=phi,
-            config=config,
-            mechanism=mechanism,
-            round_number=round_number,
+            policy=self.policy,
+            phi=self.phi,
+            config=self.config,
+            mechanism=self.mechanism,
+            round_number=self.round_number,
             devices=work.devices[places],
             examples=work.examples(places),
             personal={name: value[torch.from_numpy(places)] for name, value in work.personal.items()},
         )
-        return _reference(chunk) if config.engine.kind == "reference" else _batched(chunk)
-
-    chunks = list(_chunks(policy, work, config, mechanism))
-    for places, outcome in zip(chunks, in_order(adapt, chunks), strict=True):
-        for name, value in outcome.total.items():
-            total[name] += value
-        for name, value in outcome.personal.items():
-            personal[name][torch.from_numpy(places)] = value
-    return CohortResult(total=total, personal=personal)
+        return _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
 
 
-def in_order(function: Callable[[Item], Answer], items: list[Item]) -> Iterator[Answer]:
-    """``map`` on torch's number of threads, each of which computes alone; answers come in order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if threads == 1 or len(items) < 2:
-            yield from map(function, items)
-            return
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            ahead: deque[Future[Answer]] = deque()
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
+class Helpers(Protocol):
+    """Whoever adapts parts of a round elsewhere: ``simulation.workers``."""
 
-
-def _chunks(
-    policy: Policy, work: Work, config: Config, mechanism: LocalMechanism | None
-) -> Iterator[NDArray[np.int64]]:
-    """Places of devices of like size, as many together as ``engine.chunk`` says or the cache holds."""
-    order = np.lexsort((work.devices, work.sizes))
-    floats = device_floats(policy, work.sizes[order], config, mechanism)
-    first = 0
-    while first < len(order):
-        if config.engine.chunk:
-            last = first + config.engine.chunk
-        else:
-            room = np.searchsorted(np.cumsum(floats[first : first + 4096]), CHUNK_FLOATS, side="right")
-            last = first + max(1, int(room))
-        yield order[first:last]
-        first = last
-
-
-def device_floats(
-    policy: Policy, sizes: NDArray[np.int64], config: Config, mechanism: LocalMechanism | None
-) -> NDArray[np.int64]:
-    """About how many floats adapting a device with a log of each size touches, int64 ``[sizes]``."""
-    settings = policy.settings
-    width = policy.features.shape[1] + settings.dim
-    examples = np.ones_like(sizes)
-    inner = np.zeros_like(sizes)
-    if policy.sees_history:
-        examples = np.clip(sizes, 1, config.local.windows)
-        inner = examples * settings.history_length * (1 if settings.state == "history" else settings.dim)
-    elif mechanism is not None:
-        inner = sizes * width
-    floats = examples * policy.items + inner
-    if mechanism is not None:
-        floats = floats + 2 * sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained)
-    return np.asarray(floats, dtype=np.int64)
+    def adapt(self, task: Task, parts: Sequence[Sequence[Ints]]) -> Iterator[CohortResult]:
+        """``task.adapt`` of every part, in order."""
+        ...
 
 
 def _reference(chunk: _Chunk) -> _Outcome:
@@ -260,7 +252,7 @@ def _contained(adaptation: Adaptation, own: Named) -> Adaptation:
 
 def _batched(chunk: _Chunk) -> _Outcome:
     """The whole chunk at once; devices whose numbers are not finite once more by themselves."""
-    outcome = _adapt_plainly(chunk) if chunk.mechanism is None else _adapt_privately(chunk)
+    outcome = _placed(chunk, compute_device(chunk.config.engine))
     if bool(outcome.finite.all()):
         return outcome
     healthy, sick = (np.flatnonzero(rows.numpy()) for rows in (outcome.finite, ~outcome.finite))
@@ -274,6 +266,15 @@ def _batched(chunk: _Chunk) -> _Outcome:
             personal[name][torch.from_numpy(rows)] = value
     total = {name: value + alone.total[name] for name, value in rest.total.items()}
     return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite))
+
+
+def _placed(chunk: _Chunk, device: torch.device) -> _Outcome:
+    """The whole chunk at once on a device; what comes of it is the processor's again."""
+    adapt = _adapt_plainly if chunk.mechanism is None else _adapt_privately
+    if device.type == "cpu":
+        return adapt(chunk)
+    with device:
+        return adapt(chunk.to(device)).to(torch.device("cpu"))
 
 
 def _adapt_plainly(chunk: _Chunk) -> _Outcome:
@@ -344,7 +345,8 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     names = policy.trained
     shapes = [torch.Size(policy.specs[name].shape) for name in names]
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
-    flat, noise = start.clone(), torch.empty_like(start)
+    flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
+    noise = drawn if start.device == drawn.device else torch.empty_like(start)
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
     stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, each=True)
     sources = [chunk.noise(row) for row in range(stack.count)]
@@ -360,8 +362,10 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
         finite &= (torch.isfinite(squares) | ~mask).all(1)
         factors = example_clip_factors(squares.sqrt(), mechanism.clip).where(mask, 0.0)
         gradients = backward(stack, here, done, factors, names, pulled)
-        for row, source in zip(noise, sources, strict=True):
+        for row, source in zip(drawn, sources, strict=True):
             source.fill(row, std)
+        if noise is not drawn:
+            noise.copy_(drawn)
         for name, view in views.items():
             if name == "ids" and gradients.table is not None:
                 gradients.table.subtract(view, rates[name])
@@ -405,7 +409,7 @@ def _batch_mask(present: Tensor, mechanism: LocalMechanism, batches: list[torch.
     """Which examples this step's Poisson batches hold, bool ``[devices, examples]``."""
     if mechanism.sample_rate == 1:
         return present > 0
-    mask = torch.zeros(present.shape, dtype=torch.bool)
-    for row, generator in enumerate(batches):
-        mask[row, poisson_batch(int(present[row].sum()), mechanism.sample_rate, generator)] = True
-    return mask
+    mask = torch.zeros(present.shape, dtype=torch.bool, device="cpu")
+    for row, (count, generator) in enumerate(zip(present.sum(1).tolist(), batches, strict=True)):
+        mask[row, poisson_batch(int(count), mechanism.sample_rate, generator)] = True
+    return mask.to(present.device)

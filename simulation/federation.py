@@ -24,6 +24,7 @@ from ..server.plan import FederationPlan, RoundReport
 from .budget import BudgetPlan, plan_budget, warm_floor
 from .evaluation import evaluate_scores
 from .participant import Cohort, personal_of
+from .placement import compute_device
 from .serving import Served
 from .world import World
 
@@ -79,9 +80,10 @@ def check_plan(world: World) -> None:
     """Find out before anything is written whether a federation over ``world`` can be held.
 
     Raises:
-        ConfigError: nothing measures the validation metric, or no noise reaches epsilon.
+        ConfigError: nothing measures the validation metric, no noise reaches epsilon, or there is no such device.
         PrivacyError: the policy's examples and the local sampling rate do not go together.
     """
+    compute_device(world.config.engine)
     settings = world.config.evaluation
     known = [f"{name}@{k}" for name in ("hr", "ndcg", "recall") for k in settings.ks] + ["mrr"]
     if settings.metric not in known:
@@ -143,9 +145,23 @@ class _Spent:
         return {"interaction": epsilon(charges, privacy.delta, privacy.accountant)}
 
 
-def participants(world: World, run_dir: Path) -> Callable[[Context], Participant]:
-    """A factory of cohorts for nodes that live in this process."""
-    return lambda context: _Strict(Cohort(world, run_dir / NODES, _nodes(context)))
+class Cohorts:
+    """A factory of cohorts for nodes that live in this process, to be closed when the federation is over."""
+
+    def __init__(self, world: World, run_dir: Path) -> None:
+        """Cohorts of ``world``'s devices; what must last lies in ``run_dir``."""
+        self._world, self._run_dir = world, run_dir
+        self._made: list[Cohort] = []
+
+    def __call__(self, context: Context) -> Participant:
+        """The cohort of a node."""
+        self._made.append(Cohort(self._world, self._run_dir / NODES, _nodes(context)))
+        return _Strict(self._made[-1])
+
+    def close(self) -> None:
+        """Release ledgers and worker processes."""
+        for cohort in self._made:
+            cohort.close()
 
 
 class CohortFailed(BaseException):

@@ -29,7 +29,9 @@ from ..server import _durable
 from ..server.account import create_ledger
 from .budget import BudgetPlan, plan_budget
 from .cohort import Work, adapt_cohort
-from .world import World
+from .schedule import device_floats
+from .workers import Workers, worker_count
+from .world import Logs, World
 
 _KEPT = 3  # rounds before the last that a checkpoint can ask for
 
@@ -54,6 +56,7 @@ class Cohort:
             self._mechanism = LocalMechanism.of(world.policy, self._config, self._budget.interaction.adapt)
         self._personal = PersonalStore(nodes_dir, world)
         self._ledger: Ledger | None = None
+        self._workers: Workers | None = None
 
     @property
     def _unit(self) -> Unit:
@@ -114,9 +117,11 @@ class Cohort:
                 )
 
     def close(self) -> None:
-        """Release the ledger."""
+        """Release the ledger and the worker processes."""
         if self._ledger is not None:
             self._ledger.close()
+        if self._workers is not None:
+            self._workers.close()
 
     def _pay(self, order: TrainOrder, devices: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         """Debit every device; those whose budget is exhausted stay out and are counted."""
@@ -155,17 +160,34 @@ class Cohort:
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
         world, unit = self._world, self._config.privacy.unit
         personal = self._personal.load(order.round - 1)
-        stops = world.split.train_end[devices]
         stream = (self._config.seed, order.round)
+        logs = Logs(world=world, devices=devices, stops=world.split.train_end[devices], unit=unit, stream=stream)
         work = Work(
             devices=devices,
-            sizes=stops - world.dataset.offsets[devices],
-            examples=lambda places: world.batch(devices[places], stops[places], unit=unit, stream=stream),
+            sizes=logs.sizes,
+            examples=logs,
             personal={name: value[torch.from_numpy(devices)] for name, value in personal.items()},
         )
-        result = adapt_cohort(world.policy, order.phi, work, self._config, self._mechanism, round_number=order.round)
+        result = adapt_cohort(
+            world.policy,
+            order.phi,
+            work,
+            self._config,
+            self._mechanism,
+            round_number=order.round,
+            workers=self._helpers(logs.sizes),
+        )
         self._personal.save(order.round, personal, devices, result.personal)
         return result.total
+
+    def _helpers(self, sizes: NDArray[np.int64]) -> Workers | None:
+        """Worker processes where they are asked for or are worth their start, begun with the first adaptation."""
+        if self._workers is None:
+            floats = device_floats(self._world.policy, sizes, self._config, private=self._mechanism is not None)
+            count = worker_count(self._config, int(floats.sum()))
+            if count > 1:
+                self._workers = Workers(self._world, count)
+        return self._workers
 
 
 class PersonalStore:

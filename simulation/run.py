@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -22,8 +23,9 @@ from ..server.lock import RunLock
 from ..server.loop import run_federation
 from ..server.plan import FederationResult, RoundReport
 from .data.dataset import Dataset
-from .federation import NODES, CohortFailed, check_plan, participants, plan_of
+from .federation import NODES, CohortFailed, Cohorts, check_plan, plan_of
 from .grid import LocalGrid
+from .memory import give_back
 from .participant import personal_of
 from .results import SUMMARY, conclude
 from .serving import Served
@@ -190,6 +192,7 @@ def simulate(
             clock=lambda: prepared - started + _seconds(result) + _seconds(joint) + time.perf_counter() - held,
             say=listener.stage,
         )
+    give_back()
     return Run(directory=run_dir, config=settings, summary=summary)
 
 
@@ -286,12 +289,13 @@ def check_same_data(run_dir: Path, dataset: Dataset) -> None:
 def _federate(world: World, run_dir: Path, label: str, listener: Listener, resume: bool) -> FederationResult:
     listener.started(world, label, world.config.server.rounds)
     run_dir.mkdir(parents=True, exist_ok=True)
-    grid = LocalGrid(make_client_app(participants(world, run_dir)), world.config.server.nodes)
     plan = plan_of(world, run_dir, resume=resume, locked=True, on_round=listener.round)
-    try:
-        return run_federation(grid, plan, world.config)
-    except CohortFailed as failed:
-        raise failed.error from failed.__cause__
+    with closing(Cohorts(world, run_dir)) as cohorts:
+        grid = LocalGrid(make_client_app(cohorts), world.config.server.nodes)
+        try:
+            return run_federation(grid, plan, world.config)
+        except CohortFailed as failed:
+            raise failed.error from failed.__cause__
 
 
 def _seconds(result: FederationResult | None) -> float:

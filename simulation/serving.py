@@ -18,7 +18,7 @@ from ..meta.descent import descend_stack, own_start
 from ..meta.policy import Named
 from ..meta.stacked import Stack
 from ..meta.stacked import scores as stacked_scores
-from .cohort import CHUNK_FLOATS, in_order
+from .schedule import CHUNK_FLOATS, in_order
 from .seen import Which, seen_range
 from .world import World
 

@@ -142,6 +142,34 @@ class World:
         return State(history[:, None], levels[:, None], user)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Logs:
+    """Logs of some devices up to a row each, and the rule by which they become examples.
+
+    Attributes:
+        world: whose devices they are.
+        devices: their indices, int64 ``[devices]``.
+        stops: absolute row at which each log ends, int64 ``[devices]``.
+        unit: privacy unit.
+        stream: names the draw of positions.
+    """
+
+    world: World
+    devices: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    unit: Unit
+    stream: tuple[int | str, ...]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Length of every log, int64 ``[devices]``."""
+        return self.stops - self.world.dataset.offsets[self.devices]
+
+    def __call__(self, places: NDArray[np.int64]) -> Examples:
+        """Stacked examples of the devices in some places."""
+        return self.world.batch(self.devices[places], self.stops[places], unit=self.unit, stream=self.stream)
+
+
 def load_dataset(config: Config) -> Dataset:
     """The data set that ``config.data`` names; sizes and seed matter to the synthetic one only."""
     if config.data.name == "synthetic":

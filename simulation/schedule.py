@@ -1,0 +1,97 @@
+"""How a round's devices are divided into chunks, and how chunks are computed on several threads.
+
+Neither the number of threads nor that of processes changes a bit: the division does not depend on them, random streams
+derive from (seed, round, device, purpose), and sums are taken in the order of the chunks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..meta.policy import Policy
+from .memory import keep_freed_memory
+
+Ints = NDArray[np.int64]
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+CHUNK_FLOATS = 1_500_000
+"""Floats that one chunk works on: about what stays in a core's share of the cache."""
+DEVICE_FLOATS = 64_000_000
+"""The same where a device with memory of its own computes: 256 MB, and a few times that while it does."""
+_BLOCKS = 256
+
+
+def in_order(
+    function: Callable[[Item], Answer], items: Sequence[Item], *, threads: int | None = None
+) -> Iterator[Answer]:
+    """``map`` on several threads, torch's number of them by default, each of which computes alone; answers in order."""
+    keep_freed_memory()
+    before = torch.get_num_threads()
+    threads = threads or before
+    torch.set_num_threads(1)
+    try:
+        if threads == 1 or len(items) < 2:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            ahead: deque[Future[Answer]] = deque()
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+    finally:
+        torch.set_num_threads(before)
+
+
+def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, private: bool, room: int) -> Iterator[Ints]:
+    """Places of devices of like size: ``engine.chunk`` of them, or chunks of like work, of ``room`` floats at most.
+
+    The number of chunks is even, so that two threads end together; it does not depend on the number of threads.
+    """
+    order = np.lexsort((devices, -sizes))  # what takes longest first, so that threads end together
+    if config.engine.chunk:
+        yield from np.split(order, np.arange(config.engine.chunk, len(order), config.engine.chunk))
+        return
+    done = np.cumsum(device_floats(policy, sizes[order], config, private=private))
+    count = 2 * -(-int(done[-1]) // (2 * room)) if len(order) else 0
+    shares = np.linspace(0, int(done[-1]) if count else 0, count + 1)[1:-1]
+    bounds = np.unique(np.searchsorted(done, shares, side="right"))
+    yield from (places for places in np.split(order, bounds) if len(places))
+
+
+def device_floats(policy: Policy, sizes: Ints, config: Config, *, private: bool) -> Ints:
+    """About how many floats adapting a device with a log of each size touches, int64 ``[sizes]``."""
+    settings = policy.settings
+    width = policy.features.shape[1] + settings.dim
+    examples = np.ones_like(sizes)
+    inner = np.zeros_like(sizes)
+    if policy.sees_history:
+        examples = np.clip(sizes, 1, config.local.windows)
+        inner = examples * settings.history_length * (1 if settings.state == "history" else settings.dim)
+    elif private:
+        inner = sizes * width
+    floats = examples * policy.items + inner
+    if private:
+        floats = floats + 2 * sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained)
+    return np.asarray(floats, dtype=np.int64)
+
+
+def blocks(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Neighbours together, at most ``_BLOCKS`` of them: what is summed on the spot and sent as one sum.
+
+    How sums are grouped decides their rounding, so it depends on the number of items only.
+    """
+    bounds = np.linspace(0, len(items), min(len(items), _BLOCKS) + 1).astype(int)
+    return [items[first:last] for first, last in itertools.pairwise(bounds.tolist())]

@@ -1,0 +1,117 @@
+"""Worker processes: the same bits as threads, and what becomes of them."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import small_world as small
+import torch
+from fedrec.client.adaptation import LocalMechanism
+from fedrec.client.wire import TrainOrder
+from fedrec.errors import RunError
+from fedrec.simulation.cohort import Work, adapt_cohort
+from fedrec.simulation.participant import Cohort
+from fedrec.simulation.workers import Workers, worker_count
+from fedrec.simulation.world import Logs
+
+
+@pytest.fixture(scope="module")
+def world():
+    return small.world(privacy__unit="both", policy__state="personal", engine__chunk=2)
+
+
+@pytest.fixture(scope="module")
+def workers(world):
+    started = Workers(world, 2)
+    yield started
+    started.close()
+
+
+def adapted(world, workers=None, count=None, broken=False):
+    devices = world.roster[:count]
+    logs = Logs(
+        world=world, devices=devices, stops=world.split.train_end[devices], unit="both", stream=(world.config.seed, 3)
+    )
+    personal = {"personal": torch.arange(len(devices) * 3.0).view(-1, 3) / 10}
+    work = Work(devices=devices, sizes=logs.sizes, examples=logs, personal={} if broken else personal)
+    mechanism = LocalMechanism.of(world.policy, world.config, 0.7)
+    phi = world.initialization()
+    return adapt_cohort(world.policy, phi, work, world.config, mechanism, round_number=3, workers=workers)
+
+
+def alive(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_processes_change_no_bit(world, workers, count):
+    here, there = adapted(world, count=count), adapted(world, workers, count=count)
+    assert small.same(here.total, there.total)
+    assert small.same(here.personal, there.personal)
+    assert any(float(value.abs().max()) > 0 for value in here.total.values())
+
+
+def test_a_mistake_in_a_worker_is_the_callers(world, workers):
+    with pytest.raises((RunError, KeyError), match="personal"):
+        adapted(world, workers, broken=True)
+    assert small.same(adapted(world, workers).total, adapted(world).total)
+
+
+def test_a_killed_worker_is_one_sentence_and_the_others_end():
+    world = small.world(privacy__unit="both", policy__state="personal", engine__chunk=2)
+    started = Workers(world, 2)
+    adapted(world, started)
+    ids = [process.id for process in started.processes]
+    os.kill(ids[0], signal.SIGKILL)
+    with pytest.raises(RunError, match=r"^expected an answer of a worker process, got its end with code -9; resume"):
+        adapted(world, started)
+    started.close()
+    assert not any(alive(one) for one in ids)
+
+
+def test_workers_end_with_their_caller_and_leave_no_file(world):
+    started = Workers(world, 2)
+    adapted(world, started)
+    ids, folder = [process.id for process in started.processes], started.folder
+    assert folder.exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["world"]
+    del started
+    deadline = time.monotonic() + 10
+    while any(alive(one) for one in ids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(one) for one in ids)
+    assert not folder.exists()
+
+
+def test_a_node_with_workers_answers_with_the_same_bits(tmp_path):
+    answers = []
+    for workers in (1, 2):
+        world = small.world(privacy__unit="user", server__warm_start="none", engine__workers=workers, engine__chunk=3)
+        node = Cohort(world, tmp_path / str(workers), 1)
+        devices = np.arange(len(world.roster))
+        schema = world.policy.schema()
+        order = TrainOrder(round=1, phi=world.initialization(), schema=schema, run="run", devices=devices)
+        answers.append(node.train(order).update)
+        node.close()
+    assert small.same(*answers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "floats", "count"),
+    [
+        ({}, 10**6, 1),
+        ({}, 10**10, torch.get_num_threads()),
+        ({"server__nodes": 2}, 10**10, 1),
+        ({"engine__workers": 3}, 1, 3),
+        ({"engine__workers": 1}, 10**10, 1),
+        ({"engine__kind": "reference"}, 10**10, 1),
+    ],
+)
+def test_processes_are_started_where_they_are_worth_it(settings, floats, count):
+    assert worker_count(small.config(**({"server__nodes": 1} | settings)), floats) == count
