@@ -1,0 +1,65 @@
+"""Chunks and blocks: everybody once, like work in each, and a division that knows nothing of threads."""
+
+import sys
+
+import numpy as np
+import pytest
+import small_world as small
+import torch
+from fedrec.simulation.memory import give_back, keep_freed_memory
+from fedrec.simulation.schedule import blocks, chunks, device_floats, in_order
+from hypothesis import given
+from hypothesis import strategies as st
+
+WORLD = small.world()
+
+
+def divided(sizes, room, **changes):
+    sizes = np.array(sizes, dtype=np.int64)
+    devices = np.arange(len(sizes), dtype=np.int64)
+    settings = small.config(**changes)
+    return list(chunks(WORLD.policy, devices, sizes, settings, private=False, room=room)), sizes
+
+
+@given(sizes=st.lists(st.integers(0, 200), max_size=40), room=st.integers(1, 3000))
+def test_every_device_is_in_one_chunk_and_chunks_are_alike(sizes, room):
+    found, lengths = divided(sizes, room)
+    assert sorted(place for places in found for place in places.tolist()) == list(range(len(sizes)))
+    if not sizes:
+        return
+    floats = device_floats(WORLD.policy, lengths, small.config(), private=False)
+    work = [int(floats[places].sum()) for places in found]
+    assert max(work) <= room + floats.max()
+    assert min(work[:-1], default=room) >= min(sum(work) / len(work), room) - floats.max()
+
+
+def test_two_threads_get_the_same_number_of_chunks():
+    assert len(divided([10] * 40, 700)[0]) % 2 == 0
+    assert len(divided([10] * 40, 10**9)[0]) == 2
+
+
+def test_engine_chunk_is_a_number_of_devices():
+    found, _ = divided([3] * 7, 1, engine__chunk=3)
+    assert [len(places) for places in found] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(("count", "groups"), [(0, 0), (1, 1), (255, 255), (1000, 256)])
+def test_blocks_keep_the_order_and_their_number(count, groups):
+    found = blocks(list(range(count)))
+    assert [one for block in found for one in block] == list(range(count))
+    assert len(found) == groups
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_answers_come_in_order_and_mistakes_are_raised(threads):
+    before = torch.get_num_threads()
+    assert list(in_order(lambda one: one * one, list(range(20)), threads=threads)) == [one * one for one in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda one: 1 / one, [2, 1, 0, 1], threads=threads))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_the_allocator_takes_the_settings():
+    assert keep_freed_memory()
+    give_back()
