@@ -68,7 +68,7 @@ class CohortResult:
     Attributes:
         total: sum of the (clipped) updates, float64 by name.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
-        unclipped: devices whose update was within the clip (units user and both): the bits of adaptive clipping.
+        unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
     """
 
     total: Named
@@ -242,7 +242,7 @@ def _reference(chunk: _Chunk) -> _Outcome:
         )
         adaptation = _contained(adaptation, own)
         clipped = bound_update(adaptation, chunk.config)
-        unclipped += clipped is not None and not clipped.was_clipped
+        unclipped += clipped is None or not clipped.was_clipped
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         for name, value in adaptation.personal.items():
