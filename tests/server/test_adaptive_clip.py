@@ -100,7 +100,7 @@ def test_missing_replies_lower_no_noise_and_move_the_clip_by_their_bits_alone(tm
 
 @pytest.mark.statistical
 def test_the_noise_of_bits_and_updates_together_is_what_the_ledger_is_debited_for(tmp_path):
-    """Over 400 seeds of rounds that hear nobody: sigma_b on the bits, z_delta S on the updates; 2/3 and 3/2 are rejected.
+    """Over 400 seeds of rounds that hear nobody: sigma_b on the bits, z_delta S on the updates; not 2/3 or 3/2 of it.
 
     Tolerance 4.5 standard errors: a chance of 7e-6 to fail for each of the two when all is well.
     """

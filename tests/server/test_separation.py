@@ -158,7 +158,7 @@ def test_interrupted_and_resumed_it_ends_alike(tmp_path):
 def test_more_turns_than_devices_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="min_separation of at most the 12 devices there are, got 13"):
         world.plan(tmp_path).check(config(server__min_separation=13))
-    with pytest.raises(ConfigError, match="expected server.min_separation >= 1, got 0"):
+    with pytest.raises(ConfigError, match=r"expected server\.min_separation >= 1, got 0"):
         config(server__min_separation=0)
 
 
