@@ -129,9 +129,9 @@ class FederationAccount:
         """
         if not self._simulation and self._ledger is not None:
             return [(charge, 1) for charge in self._ledger.history(self._account(turn))]
-        warm = self._config.server.rounds - self._config.adapt_rounds
-        own = most_participations(max(0, rounds - warm - turn), self._config.server.min_separation)
-        counted = ((1, min(rounds, warm)), (warm + 1, own))
+        before = self._config.server.rounds - self._config.adapt_rounds
+        own = most_participations(max(0, rounds - before - turn), self._config.server.min_separation)
+        counted = [(number, 1) for number in range(1, min(rounds, before) + 1)] + [(before + 1, own)]
         return [(self._charge(number), times) for number, times in counted if times]
 
     def _epsilon(self, charges: list[tuple[Charge, int]]) -> float:

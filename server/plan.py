@@ -115,7 +115,7 @@ class FederationPlan:
 
     def turn(self, config: Config, round_number: int) -> int | None:
         """Whose turn a round is; none where every device may take part: no minimum separation, or the warm start."""
-        if config.server.min_separation == 1 or config.phase(round_number) == "popularity":
+        if config.server.min_separation == 1 or config.phase(round_number) != "adapt":
             return None
         before = config.server.rounds - config.adapt_rounds
         return turn_of(round_number - before, config.server.min_separation)

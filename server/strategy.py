@@ -128,7 +128,7 @@ class MetaStrategy(Strategy):
 
     def clip_of(self, server_round: int) -> float | None:
         """S that goes out with a round's orders; none where it is fixed, and in the warm start, which has its own."""
-        return None if self._config.phase(server_round) == "popularity" else self.clip
+        return self.clip if self._config.phase(server_round) == "adapt" else None
 
     def _in_turn(self, server_round: int, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Those of the drawn devices whose turn the round is."""

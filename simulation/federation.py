@@ -141,8 +141,8 @@ class _Spent:
         from ..privacy.accounting import epsilon
 
         noise, privacy, server = self.budget.interaction, self.config.privacy, self.config.server
-        warm = server.rounds - self.config.adapt_rounds
-        taken = min(round_number, warm) + most_participations(max(0, round_number - warm), server.min_separation)
+        before = server.rounds - self.config.adapt_rounds
+        taken = min(round_number, before) + most_participations(max(0, round_number - before), server.min_separation)
         charges = () if noise is None else noise.charges[:taken]
         return {"interaction": epsilon(charges, privacy.delta, privacy.accountant)}
 
