@@ -43,6 +43,8 @@ class PrivacyStatement:
     """True if the noise came from a seeded stream: whoever knows the seed can remove it."""
     neighbours: str = ""
     """The neighbouring relation; filled in from the unit."""
+    clipping: str = ""
+    """How the clip moves from ``clip``, its start, in words; empty: it does not."""
 
     def __post_init__(self) -> None:
         if self.unit not in NEIGHBOURS:
@@ -58,7 +60,8 @@ class PrivacyStatement:
         text = (
             f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g}, unit {self.unit} ({self.neighbours}), "
             f"{_LABELS[self.accountant]}, sampler: {self.sampler}, noise multiplier {self.noise_multiplier:.4g}, "
-            f"clip {self.clip:g}, {self.rounds} round{'' if self.rounds == 1 else 's'}"
+            f"clip {self.clip:g}{self.clipping and f' at first, {self.clipping}'}, "
+            f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
         )
         return text + ("; simulation only: the noise was seeded" if self.seeded else "")
 

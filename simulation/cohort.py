@@ -63,10 +63,12 @@ class CohortResult:
     Attributes:
         total: sum of the (clipped) updates, float64 by name.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
+        unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
     """
 
     total: Named
     personal: Named
+    unclipped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,11 +119,12 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """A chunk's sum and personal parameters, and which devices' numbers are finite, bool ``[devices]``."""
+    """A chunk's sum and personal parameters, which devices are finite, bool ``[devices]``, how many unclipped."""
 
     total: Named
     personal: Named
     finite: Tensor
+    unclipped: int = 0
 
     def to(self, device: torch.device) -> _Outcome:
         """The outcome with its tensors on ``device``."""
@@ -129,6 +132,7 @@ class _Outcome:
             total={name: value.to(device) for name, value in self.total.items()},
             personal={name: value.to(device) for name, value in self.personal.items()},
             finite=self.finite.to(device),
+            unclipped=self.unclipped,
         )
 
 
@@ -159,13 +163,15 @@ def adapt_cohort(
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
+    unclipped = 0
     answers = in_order(task.adapt, parts) if workers is None else workers.adapt(task, parts)
     for part, outcome in zip(parts, answers, strict=True):
         for name, value in outcome.total.items():
             total[name] += value
         for name, value in outcome.personal.items():
             personal[name][torch.from_numpy(np.concatenate(part))] = value
-    return CohortResult(total=total, personal=personal)
+        unclipped += outcome.unclipped
+    return CohortResult(total=total, personal=personal, unclipped=unclipped)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +192,8 @@ class Task:
         for outcome in outcomes[1:]:
             total = {name: value + outcome.total[name] for name, value in total.items()}
         personal = {name: torch.cat([outcome.personal[name] for outcome in outcomes]) for name in outcomes[0].personal}
-        return CohortResult(total=total, personal=personal)
+        unclipped = sum(outcome.unclipped for outcome in outcomes)
+        return CohortResult(total=total, personal=personal, unclipped=unclipped)
 
     def _adapted(self, places: Ints) -> _Outcome:
         work = self.work
@@ -215,6 +222,7 @@ def _reference(chunk: _Chunk) -> _Outcome:
     """Device by device, on Opacus where there is a local mechanism."""
     total: Named = {}
     personal: Named = {name: value.clone() for name, value in chunk.personal.items()}
+    unclipped = 0
     for row in range(len(chunk.devices)):
         own = {name: value[row] for name, value in chunk.personal.items()}
         adaptation = adapt_device(
@@ -228,11 +236,13 @@ def _reference(chunk: _Chunk) -> _Outcome:
         )
         adaptation = _contained(adaptation, own)
         clipped = bound_update(adaptation, chunk.config)
+        unclipped += clipped is None or not clipped.was_clipped
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         for name, value in adaptation.personal.items():
             personal[name][row] = value
-    return _Outcome(total=total, personal=personal, finite=torch.ones(len(chunk.devices), dtype=torch.bool))
+    finite = torch.ones(len(chunk.devices), dtype=torch.bool)
+    return _Outcome(total=total, personal=personal, finite=finite, unclipped=unclipped)
 
 
 def _alone(examples: Examples, row: int) -> Examples:
@@ -265,7 +275,8 @@ def _batched(chunk: _Chunk) -> _Outcome:
         for name, value in part.personal.items():
             personal[name][torch.from_numpy(rows)] = value
     total = {name: value + alone.total[name] for name, value in rest.total.items()}
-    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite))
+    unclipped = rest.unclipped + alone.unclipped
+    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite), unclipped=unclipped)
 
 
 def _placed(chunk: _Chunk, device: torch.device) -> _Outcome:
@@ -315,6 +326,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         total=total,
         personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
         finite=finite,
+        unclipped=int((factors == 1).sum()),
     )
 
 
@@ -388,6 +400,7 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
         total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
         personal={name: value + moved[name] for name, value in chunk.personal.items()},
         finite=finite,
+        unclipped=int((factors == 1).sum()),
     )
 
 

@@ -52,6 +52,19 @@ def test_reserved_counts_as_spent_before_it_is_settled(path):
         assert ledger.is_settled("round:1")
 
 
+def test_what_a_debit_pays_for_is_said_in_words_that_nobody_can_change(path):
+    words = "minimum separation 4, no amplification"
+    with create(path, mechanism=words) as ledger:
+        head = ledger.head
+    with Ledger.open(path) as ledger:
+        assert ledger.settings.mechanism == ledger.export()["settings"]["mechanism"] == words
+    with create(path.with_name("plain.sqlite")) as plain:
+        assert plain.head != head
+        assert "mechanism" not in plain.export()["settings"]
+    with pytest.raises(ValueError, match="mechanism to be a text, got 4"):
+        create(path.with_name("other.sqlite"), mechanism=4)
+
+
 def test_the_planned_rounds_fit_exactly_and_not_one_more(path):
     noise = find_noise_multiplier(2.0, DELTA, 0.25, 5)
     with create(path, 2.0, "user") as ledger:
