@@ -129,9 +129,7 @@ class Cohort:
             if warm
             else Charge(noise.adapt, self._config.privacy.sample_rate, self._config.local.steps)
         )
-        names = {f"device:{device}": device for device in devices.tolist()}
-        accepted = self._ledger.reserve_many(names, charge, key=_key(order), replay=True).accepted
-        paid = np.array(sorted(names[name] for name in accepted), dtype=np.int64)
+        paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
 
     def _votes(self, round_number: int, devices: NDArray[np.int64]) -> Named:
