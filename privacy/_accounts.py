@@ -48,7 +48,7 @@ class AccountSet:
                 raise PrivacyError(f"expected account names without line breaks, got {account!r}")
             else:
                 names.add(account)
-        return cls(frozenset(names), {kind: np.unique(np.array(some)) for kind, some in numbers.items()})
+        return cls(frozenset(names), {kind: _ascending(np.array(some)) for kind, some in numbers.items()})
 
     @classmethod
     def numbered(cls, kind: str, numbers: NDArray[np.integer[Any]]) -> Self:
@@ -59,7 +59,7 @@ class AccountSet:
         """
         if not _NUMBERED.fullmatch(f"{kind}:0"):
             raise PrivacyError(f"expected a kind of account without colon or line break, got {kind!r}")
-        some = np.unique(numbers.astype(np.int64))
+        some = _ascending(numbers)
         if len(some) and not (some[0] >= 0 and some[-1] < LIMIT):
             raise PrivacyError(f"expected numbers of accounts in [0, {LIMIT}), got {int(some[0])} to {int(some[-1])}")
         return cls(numbers={kind: some} if len(some) else {})
@@ -71,11 +71,13 @@ class AccountSet:
         Raises:
             ValueError: it wrote nothing of the kind; or TypeError, KeyError, AttributeError, PrivacyError.
         """
-        found = cls(frozenset(record["names"]), {kind: unpack(text) for kind, text in record["numbers"].items()})
-        if found.record() != record or not found or cls.of(found.names).names != found.names:
-            raise ValueError(f"expected one or more accounts, got {str(record)[:80]}")
-        for kind in found.numbers:
+        found = cls.of(record["names"])
+        numbers = {kind: unpack(text) for kind, text in record["numbers"].items()}
+        for kind in numbers:
             cls.numbered(kind, _NONE)
+        found = cls(found.names, numbers)
+        if set(record) != {"names", "numbers"} or record["names"] != sorted(found.names) or not found:
+            raise ValueError(f"expected one or more accounts, got {str(record)[:80]}")
         return found
 
     def record(self) -> dict[str, Any]:
@@ -94,13 +96,13 @@ class AccountSet:
             yield from (f"{kind}:{number}" for number in self.numbers[kind].tolist())
 
     def __or__(self, other: AccountSet) -> AccountSet:
-        return self._joined(self.names | other.names, other, np.union1d)
+        return self._joined(self.names | other.names, other, _together)
 
     def __and__(self, other: AccountSet) -> AccountSet:
-        return self._joined(self.names & other.names, other, lambda a, b: np.intersect1d(a, b, assume_unique=True))
+        return self._joined(self.names & other.names, other, lambda a, b: a[np.isin(a, b, assume_unique=True)])
 
     def __sub__(self, other: AccountSet) -> AccountSet:
-        return self._joined(self.names - other.names, other, lambda a, b: np.setdiff1d(a, b, assume_unique=True))
+        return self._joined(self.names - other.names, other, _without)
 
     def _joined(
         self, names: frozenset[str], other: AccountSet, join: Callable[[Numbers, Numbers], Numbers]
@@ -108,6 +110,24 @@ class AccountSet:
         kinds = self.numbers.keys() | other.numbers.keys()
         joined = {kind: join(self.numbers.get(kind, _NONE), other.numbers.get(kind, _NONE)) for kind in kinds}
         return AccountSet(names, {kind: some for kind, some in joined.items() if len(some)})
+
+
+def _together(some: Numbers, others: Numbers) -> Numbers:
+    if not len(others):
+        return some
+    return np.union1d(some, others) if len(some) else others
+
+
+def _without(some: Numbers, others: Numbers) -> Numbers:
+    if len(some) == len(others) and (some == others).all():
+        return _NONE
+    return some[~np.isin(some, others, assume_unique=True)] if len(others) else some
+
+
+def _ascending(numbers: NDArray[np.integer[Any]]) -> Numbers:
+    """The numbers sorted, each once."""
+    some = numbers.astype(np.int64)
+    return some if (some[1:] > some[:-1]).all() else np.unique(some)
 
 
 class Book:

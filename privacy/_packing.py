@@ -26,9 +26,10 @@ def pack(numbers: Numbers) -> str:
     Raises:
         ValueError: none at all, not ascending, or outside of [0, 2^26).
     """
-    if not len(numbers) or numbers[0] < 0 or numbers[-1] >= LIMIT or not (np.diff(numbers) > 0).all():
-        raise ValueError(f"expected distinct ascending numbers in [0, {LIMIT}), got {_shown(numbers)}")
-    breaks = np.flatnonzero(np.diff(numbers) > 1)
+    gaps = np.diff(numbers)
+    if not len(numbers) or numbers[0] < 0 or numbers[-1] >= LIMIT or (gaps <= 0).any():
+        raise ValueError(f"expected distinct ascending numbers in [0, {LIMIT}), got {numbers[:6].tolist()}")
+    breaks = np.flatnonzero(gaps > 1)
     if len(breaks) < _WRITTEN_OUT:
         firsts, lasts = numbers[[0, *(breaks + 1)]].tolist(), numbers[[*breaks, -1]].tolist()
         return ",".join(f"{a}-{b}" if a < b else f"{a}" for a, b in zip(firsts, lasts, strict=True))
@@ -101,7 +102,3 @@ def _text(packed: NDArray[np.uint8]) -> str:
 
 def _bits(text: str) -> NDArray[np.uint8]:
     return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8))
-
-
-def _shown(numbers: Numbers) -> str:
-    return str(numbers.tolist()[:6])

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import math
+import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fedrec.errors import BudgetExhausted, LedgerError, PrivacyError
 from fedrec.privacy.accounting import Charge, epsilon, find_noise_multiplier
@@ -111,6 +115,64 @@ def test_replay_of_a_seeded_round_is_not_debited_again_but_a_deployment_is(path)
         assert ledger.history("device:1") == [Charge(2.07, 0.25, 16)]
 
 
+def test_numbered_accounts_are_the_accounts_of_those_names(tmp_path):
+    with create(tmp_path / "names", 3.0) as named, create(tmp_path / "numbers", 3.0) as numbered:
+        for step, devices in enumerate(([5, 1, 2], [2, 9], [2, 1, 9], [2])):
+            charge, key = Charge(2.07, 0.25, 8), f"round:{step}"
+            outcome = named.reserve_many([f"device:{d}" for d in devices], charge, key=key, replay=True)
+            same = numbered.reserve_numbered("device", np.array(devices), charge, key=key, replay=True)
+            assert {f"device:{d}" for d in same.accepted} == outcome.accepted
+            assert {f"device:{d}" for d in same.refused} == outcome.refused
+        assert named.export() == numbered.export()
+        assert len(same.refused) == 1  # the last one could not pay a fourth time
+        again = numbered.reserve_numbered("device", np.array([1, 2, 7]), CHARGE, key="round:0", replay=True)
+        assert again.accepted.tolist() == [1, 2, 7]  # 1 and 2 had paid for this round; 7 pays now
+        assert numbered.history("device:7") == [CHARGE]
+        empty = numbered.reserve_numbered("device", np.array([], dtype=int), CHARGE, key="round:9")
+        assert (len(empty.accepted), len(empty.refused)) == (0, 0)
+
+
+def test_accounts_of_equal_histories_stand_together(path):
+    with create(path) as ledger:
+        ledger.reserve_numbered("device", np.arange(100), CHARGE, key="round:1")
+        ledger.settle("round:1")
+        ledger.reserve_numbered("device", np.arange(0, 6), CHARGE, key="round:2")
+        ledger.reserve("federation", CHARGE, key="round:2")
+        export = ledger.export()["accounts"]
+        assert list(export) == ["federation", "device:6-99", "device:0-5"]
+        assert [group["accounts"] for group in export.values()] == [1, 94, 6]
+        assert export["device:0-5"]["epsilon"] == epsilon([(CHARGE, 2)], DELTA) == ledger.spent("device:3")
+        assert export["device:0-5"]["remaining"] == ledger.remaining("device:0")
+        told = [(debit.sequence, debit.key, debit.accounts, debit.settled) for debit in ledger.debits()]
+        assert told == [(1, "round:1", 100, True), (3, "round:2", 6, False), (4, "round:2", 1, False)]
+
+
+def test_a_ledger_of_format_1_is_read_and_goes_on(path):
+    """It lists the names of a debit one a line; what is added to it is written as today."""
+    filled(path)
+    bodies = [
+        {"kind": "settings", "format": 1, "settings": {"unit": "interaction", "delta": DELTA, "budget_epsilon": 8.0,
+                                                       "accountant": "rdp"}},
+        {"kind": "reserve", "key": "round:1", "charge": CHARGE.to_dict(), "accounts": "device:1\ndevice:2"},
+        {"kind": "settle", "key": "round:1"},
+    ]  # fmt: skip
+    rows, head = [], ""
+    for number, body in enumerate(map(json.dumps, bodies)):
+        head = hashlib.sha256(f"{head}\n{body}".encode()).hexdigest()
+        rows.append((number, body, head))
+    tamper(path, "DELETE FROM entries")
+    connection = sqlite3.connect(path)
+    connection.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+    Path(f"{path}.witness").write_text(f"3 {head}\n")
+    with Ledger.open(path) as ledger:
+        assert ledger.reserve_many(["device:2", "device:3"], CHARGE, key="round:1", replay=True).refused == frozenset()
+    with Ledger.open(path) as ledger:
+        assert list(ledger.export()["accounts"]) == ["device:1-3"]
+        assert ledger.count == 4
+
+
 def test_interrupted_and_repeated_equals_uninterrupted(tmp_path):
     def rounds(ledger, numbers):
         for number in numbers:
@@ -197,25 +259,98 @@ def test_altered_rows_are_refused(path, statement, message):
         Ledger.open(path)
 
 
+def forge(path, body):
+    """Add a row to a filled ledger with the right hash, as someone who knows the format can."""
+    export = filled(path)
+    append(path, export["count"], export["head"], body)
+
+
+def append(path, count, head, body):
+    connection = sqlite3.connect(path)
+    digest = hashlib.sha256(f"{head}\n{body}".encode()).hexdigest()
+    connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (count, body, digest))
+    connection.commit()
+    connection.close()
+
+
+def create_and_receive(path, body):
+    with create(path) as ledger:
+        ledger.reserve("device:1", CHARGE, key="round:1")
+        append(path, ledger.count, ledger.head, body)
+        ledger.reserve("device:2", CHARGE, key="round:1")
+
+
+def with_accounts(accounts):
+    return json.dumps({"kind": "reserve", "key": "x", "charge": CHARGE.to_dict(), "accounts": accounts})
+
+
 @pytest.mark.parametrize(
     "record",
     [
         {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": -1000},
+        {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": 0},
+        {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": 1.5},
+        {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": True},
         {"noise_multiplier": 0.0, "sample_rate": 0.5, "steps": 1},
+        {"noise_multiplier": -2.0, "sample_rate": 0.5, "steps": 1},
+        {"noise_multiplier": math.nan, "sample_rate": 0.5, "steps": 1},
+        {"noise_multiplier": math.inf, "sample_rate": 0.5, "steps": 1},
+        {"noise_multiplier": "1", "sample_rate": 0.5, "steps": 1},
         {"noise_multiplier": 1.0, "sample_rate": 1.5, "steps": 1},
+        {"noise_multiplier": 1.0, "sample_rate": 0.0, "steps": 1},
+        {"noise_multiplier": 1.0, "sample_rate": math.nan, "steps": 1},
         {"noise_multiplier": 1.0},
     ],
 )
 def test_a_charge_that_gives_budget_back_is_refused_even_if_its_hash_is_right(path, record):
-    export = filled(path)
-    body = json.dumps({"kind": "reserve", "key": "x", "charge": record, "accounts": "device:3"})
-    digest = hashlib.sha256(f"{export['head']}\n{body}".encode()).hexdigest()
-    connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (export["count"], body, digest))
-    connection.commit()
-    connection.close()
+    accounts = {"names": [], "numbers": {"device": "3"}}
+    forge(path, json.dumps({"kind": "reserve", "key": "x", "charge": record, "accounts": accounts}))
     with pytest.raises(LedgerError, match="can't be read"):
         Ledger.open(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("no JSON at all", "can't be read"),
+        ("[]", "can't be read"),
+        ("17", "can't be read"),
+        ('{"kind": "refund", "key": "round:1"}', "unknown kind 'refund'"),
+        ('{"kind": "settle", "key": "round:7"}', "settles 'round:7', which nobody reserved"),
+        ('{"kind": "settle", "key": ""}', "expected a key, got ''"),
+        ('{"kind": "settle", "key": "round:1", "refund": 8}', "fields \\['key', 'refund'\\]"),
+        ('{"kind": "settings", "format": 2, "settings": {"budget_epsilon": 1e9}}', "can't be read"),
+        (with_accounts({"names": [], "numbers": {}}), "one or more accounts"),
+        (with_accounts({"names": [], "numbers": {"device": "5-3"}}), "packed set of numbers"),
+        (with_accounts({"names": ["federation\ndevice:1"], "numbers": {}}), "without line breaks"),
+        (with_accounts({"names": ["device:1"], "numbers": {}}), "one or more accounts"),
+        (with_accounts(""), "without line breaks"),
+        (with_accounts(None), "can't be read"),
+    ],
+)
+def test_a_row_that_is_none_is_refused_even_if_its_hash_is_right(path, body, message):
+    forge(path, body)
+    with pytest.raises(LedgerError, match=message):
+        Ledger.open(path)
+    with pytest.raises(LedgerError, match=message):  # and by a process that had it open when the row came
+        create_and_receive(path.with_name("open.sqlite"), body)
+
+
+def test_the_clock_may_be_set_back(tmp_path, monkeypatch):
+    """Nothing in a ledger is a time: rows, hashes and verdicts are the same under any clock and any date of files."""
+    expected = filled(tmp_path / "plain")
+    ticks = iter(range(2_000_000_000, 0, -1_000_000))
+    for name in ("time", "time_ns", "monotonic", "monotonic_ns"):
+        monkeypatch.setattr(time, name, lambda: next(ticks))
+    path = tmp_path / "set back"
+    with create(path) as ledger:
+        ledger.reserve_many([f"device:{d}" for d in range(40)], CHARGE, key="round:1")
+    for file in tmp_path.glob("set back*"):
+        os.utime(file, (1, 1))
+    with Ledger.open(path) as ledger:
+        ledger.settle("round:1")
+        ledger.reserve("device:3", CHARGE, key="round:2")
+        assert ledger.export() == expected
 
 
 def test_any_flipped_byte_is_refused_or_changes_nothing(path, tmp_path):
@@ -232,6 +367,61 @@ def test_any_flipped_byte_is_refused_or_changes_nothing(path, tmp_path):
         except LedgerError:
             refused += 1
     assert refused > 20
+
+
+def test_a_write_ahead_log_that_was_cut_or_altered_is_refused_or_changes_nothing(path, tmp_path):
+    """What was acknowledged may lie in the log alone: SQLite drops a log from its first bad frame on without a word."""
+    ledger = create(path)
+    for step in range(3):
+        ledger.reserve("device:1", CHARGE, key=f"round:{step}")
+    expected = ledger.export()
+    log, copy = Path(f"{path}-wal").read_bytes(), tmp_path / "copy.sqlite"
+    assert len(log) > 20_000
+    cuts = [log[:length] for length in range(0, len(log), 811)]
+    flips = [log[:place] + bytes([log[place] ^ 0x40]) + log[place + 1 :] for place in range(0, len(log), 397)]
+    refused = {"cut": 0, "flip": 0}
+    for kind, logs in (("cut", cuts), ("flip", flips)):
+        for altered in logs:
+            shutil.copy(path, copy)
+            shutil.copy(f"{path}.witness", f"{copy}.witness")
+            Path(f"{copy}-shm").unlink(missing_ok=True)
+            Path(f"{copy}-wal").write_bytes(altered)
+            try:
+                with Ledger.open(copy) as opened:
+                    assert opened.export() == expected
+            except LedgerError:
+                refused[kind] += 1
+    ledger.close()
+    assert refused["cut"] == len(cuts)
+    assert refused["flip"] > 0.9 * len(flips)
+
+
+def test_any_flipped_byte_of_the_witness_is_refused_or_changes_nothing(path):
+    expected = filled(path)
+    witness = Path(f"{path}.witness")
+    content = witness.read_bytes()
+    for place in range(len(content)):
+        witness.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        if content[place : place + 1] == b"\n":
+            continue  # only the end of the line
+        with pytest.raises(LedgerError, match="witness"):
+            Ledger.open(path)
+    witness.write_bytes(content)
+    with Ledger.open(path) as ledger:
+        assert ledger.export() == expected
+
+
+def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
+    foreign = tmp_path / "bookmarks.sqlite"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.commit()
+    connection.close()
+    before = foreign.read_bytes()
+    with pytest.raises(LedgerError, match="is not a ledger of this format"):
+        Ledger.open(foreign)
+    assert foreign.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [foreign]
 
 
 def test_truncated_empty_missing_or_foreign_files_are_refused(path, tmp_path):
@@ -271,6 +461,22 @@ def test_a_restored_older_copy_is_noticed(path, tmp_path):
     path.write_bytes(older)
     with pytest.raises(LedgerError, match="rolled back"):
         Ledger.open(path)
+
+
+def test_an_older_copy_with_its_witness_is_noticed_only_by_who_kept_the_counter(path):
+    """Both files together are a ledger as it once was: nothing in them can tell. The server's checkpoint can."""
+    filled(path)
+    files = {file: file.read_bytes() for file in path.parent.iterdir()}
+    with Ledger.open(path) as ledger:
+        ledger.reserve("device:1", CHARGE, key="later")
+        kept = ledger.count, ledger.head
+    for file, content in files.items():
+        file.write_bytes(content)
+    with Ledger.open(path) as ledger:
+        assert not ledger.extends(*kept)
+        ledger.reserve("device:2", CHARGE, key="another")  # as many rows again, of another history
+        assert ledger.count == kept[0]
+        assert not ledger.extends(*kept)
 
 
 def test_a_full_disk_forgets_nothing_and_releases_nothing(path):
