@@ -109,7 +109,7 @@ def test_rival_processes_never_overspend(tmp_path):
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="traces with ptrace"
 )
 def test_killed_before_any_write_it_forgets_nothing_and_goes_on(tmp_path):
-    """Every system call that writes, syncs, creates, renames, truncates or deletes a file is a boundary: one kill each."""
+    """One kill for every system call that writes, syncs, creates, renames, truncates or deletes a file."""
     outcomes = json.loads(python(BOUNDARIES, tmp_path))
     if outcomes is None:
         pytest.skip("this system does not let a process trace its child")
