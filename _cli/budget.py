@@ -93,6 +93,35 @@ def plan(
         show_plan(terminal.output(), each)
 
 
+@budget.command()
+def show(
+    path: Annotated[
+        Path, typer.Argument(metavar="LEDGER", help="A ledger file, or the directory of a run.", show_default=False)
+    ],
+    last: Annotated[int, typer.Option(min=1, help="Debits to show, the latest ones.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """What a ledger says was spent, by whom, and what is left; verifies all of it first."""
+    from ..privacy.ledger import Ledger
+    from .ledger_tables import account_of, show_ledger
+
+    files = {"ledger": path}
+    if path.is_dir():
+        from ..simulation.accounts import ledgers_of
+
+        terminal.quieten()
+        files = ledgers_of(path)
+    accounts = []
+    for name, file in files.items():
+        with Ledger.open(file) as ledger:
+            accounts.append(account_of(name, file, ledger))
+    if as_json:
+        print(json.dumps([account.to_dict() for account in accounts], indent=1))
+        return
+    for account in accounts:
+        show_ledger(terminal.output(), account, last)
+
+
 def _starts(
     path: Path | None, overrides: Iterable[str] | None, unit: str | None, devices: int | None
 ) -> list[Scenario]:

@@ -94,7 +94,7 @@ def _meaning(solution: Solution) -> list[str]:
     what = "the clip" if scenario.unit == "user" else "the largest signal of its clipped gradients"
     lines = [
         f"A round has {scenario.cohort:,.4g} of {scenario.devices:,} devices in the mean. Noise in one coordinate of "
-        f"the mean update: {ratio:.3g} of {what} (signal to noise {1 / ratio:.3g}); over d coordinates sqrt(d) times it."
+        f"the mean update: {ratio:.3g} of {what} (signal to noise {1 / ratio:.3g}); over d of them sqrt(d) times it."
     ]
     if scenario.separation is not None:
         lines.append(
@@ -107,7 +107,7 @@ def _meaning(solution: Solution) -> list[str]:
         lines.append(f"The warm start in round 1 has noise multiplier {solution.warm_noise_multiplier:.4g}.")
     if solution.update_noise != solution.noise_multiplier:
         lines.append(
-            f"The updates have noise multiplier {solution.update_noise:.4g}: the bits of the adaptive clip pay the rest."
+            f"The updates have noise multiplier {solution.update_noise:.4g}: the bits of the adaptive clip take some."
         )
     return lines
 

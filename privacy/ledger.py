@@ -46,6 +46,10 @@ __all__ = [
 ]
 
 
+_MOST = 2**20
+"""Further debits that are counted one by one; more than twice as many are not told apart."""
+
+
 class Ledger:
     """Privacy accounts (``"federation"``, ``"device:17"``) in one SQLite file, safe for several processes at once.
 
@@ -219,6 +223,24 @@ class Ledger:
         """Every debit, in the order in which they were made."""
         rows = (replace(debit, settled=key in self._settled) for key, debits in self._keys.items() for debit in debits)
         return sorted(rows, key=lambda debit: debit.sequence)
+
+    def affordable(self, standing: Standing, charge: Charge) -> int | None:
+        """How many more times each of these accounts can pay ``charge``; ``None`` without a limit."""
+        if standing.budget is None:
+            return None
+        account = next(iter(standing.accounts))
+
+        def covers(times: int) -> bool:
+            more = Charge(charge.noise_multiplier, charge.sample_rate, charge.steps * times)
+            return self._covers(account, standing.charges, more)
+
+        low, high = 0, 1
+        while high <= _MOST and covers(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if covers(middle) else (low, middle)
+        return low
 
     def is_settled(self, key: str) -> bool:
         """Whether ``settle(key)`` was called."""

@@ -31,6 +31,9 @@ from .budget import BudgetPlan, plan_budget
 from .cohort import Work, adapt_cohort
 from .world import World
 
+DEVICE_LEDGER = "devices.sqlite"
+STARTED = "devices.started"
+"""Stands beside a device ledger from its creation on: where it stands alone, the ledger was lost."""
 _KEPT = 3  # rounds before the last that a checkpoint can ask for
 
 
@@ -101,7 +104,7 @@ class Cohort:
         directory = self.root / f"node-{place}-of-{self._nodes}"
         directory.mkdir(parents=True, exist_ok=True)
         self._personal = PersonalStore(directory, self._world)
-        self._ledger = _device_ledger(directory / "devices.sqlite", self._config, self._budget)
+        self._ledger = _device_ledger(directory / DEVICE_LEDGER, self._config, self._budget)
         self._place = place
 
     def _check_division(self) -> None:
@@ -246,7 +249,7 @@ def _device_ledger(path: Path, config: Config, budget: BudgetPlan) -> Ledger | N
     privacy = config.privacy
     planned = epsilon(budget.interaction.charges, privacy.delta, privacy.accountant)
     settings = LedgerSettings("interaction", privacy.delta, privacy.epsilon or planned, privacy.accountant)
-    started = path.with_name("devices.started")
+    started = path.with_name(STARTED)
     if not path.exists():
         if started.exists():
             raise LedgerError(f"expected the device ledger {path}, got none; nothing may be trained without it")
