@@ -158,7 +158,8 @@ def compare_accountants(solution: Solution) -> dict[str, float | None]:
 def pld_epsilon(charges: Iterable[tuple[Charge, int]], delta: float) -> float | None:
     """Epsilon by dp-accounting's privacy loss distributions (Doroshenko et al. 2022), if installed.
 
-    The discretization is pessimistic: it never tells less than the truth.
+    The discretization is pessimistic: it never tells less than the truth. Its step grows with a large epsilon, so
+    that time and memory are bounded.
     """
     try:
         import dp_accounting
@@ -167,7 +168,10 @@ def pld_epsilon(charges: Iterable[tuple[Charge, int]], delta: float) -> float | 
         return None
     pairs = list(charges)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    interval = 1e-3 if epsilon(pairs, delta, "gdp") > 1 else 1e-4
+    bound = epsilon(pairs, delta, "rdp")
+    if math.isinf(bound):
+        return math.inf
+    interval = max(1e-4, 1e-5 * bound)
     accountant: Any = PLDAccountant(relation, value_discretization_interval=interval)
     for charge, times in pairs:
         event: Any = dp_accounting.GaussianDpEvent(charge.noise_multiplier)

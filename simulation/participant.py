@@ -77,6 +77,7 @@ class Cohort:
         total = self._votes(order.round, paid) if warm else self._adapt(order, paid)
         if self._ledger is not None:
             self._ledger.settle(_key(order))
+            self._remember(self._ledger)
         update = {name: value.to(torch.float32) for name, value in total.items()}
         return TrainReply(order.round, order.schema, update=update, devices=len(paid), refused=refused)
 
@@ -105,7 +106,29 @@ class Cohort:
         directory.mkdir(parents=True, exist_ok=True)
         self._personal = PersonalStore(directory, self._world)
         self._ledger = _device_ledger(directory / DEVICE_LEDGER, self._config, self._budget)
+        if self._ledger is not None:
+            self._check_counter(self._ledger, place)
         self._place = place
+
+    def _counter(self, place: int) -> Path:
+        """Rows and head of the node's ledger after its last round, kept outside of the node's own directory."""
+        return self.root.parent / f"devices-{place}-of-{self._nodes}.counter"
+
+    def _remember(self, ledger: Ledger) -> None:
+        _durable.replace_file(self._counter(self._place or 0), f"{ledger.count} {ledger.head}\n".encode())
+
+    def _check_counter(self, ledger: Ledger, place: int) -> None:
+        """Refuse a ledger that went back in time together with its witness, as when a directory is restored."""
+        path = self._counter(place)
+        if not path.exists():
+            return
+        count, _, head = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        if not (count.isdecimal() and ledger.extends(int(count), head)):
+            ledger.close()
+            raise LedgerError(
+                f"the device ledger in {self.root} is older than {path} says, or another's; restore the newer copy, "
+                "nothing may be trained on this one"
+            )
 
     def _check_division(self) -> None:
         """Refuse to divide the devices anew: their accounts and personal parameters lie where they began."""
