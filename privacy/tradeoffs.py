@@ -119,10 +119,12 @@ def _more_examples(scenario: Scenario) -> Scenario | None:
     return replace(scenario, examples=2 * scenario.examples) if scenario.unit == "interaction" else None
 
 
-def _apart(scenario: Scenario) -> Scenario | None:
-    if scenario.separation is not None or scenario.adapt_rounds < 4:
+def _in_turns(scenario: Scenario) -> Scenario | None:
+    """The largest separation that keeps the participation, two where everybody takes part."""
+    apart = max(2, math.floor(1 / scenario.participation))
+    if scenario.separation is not None or scenario.adapt_rounds < apart:
         return None
-    return replace(scenario, separation=4, participation=min(scenario.participation, 0.25))
+    return replace(scenario, separation=apart, participation=min(scenario.participation, 1 / apart))
 
 
 def _tighter(scenario: Scenario) -> Scenario | None:
@@ -134,7 +136,7 @@ _KNOBS: tuple[tuple[str, Change], ...] = (
     ("ten times the devices", lambda scenario: replace(scenario, devices=10 * scenario.devices)),
     ("half the rounds", _fewer_rounds),
     ("half the participation", _less_participation),
-    ("a device only every 4th round, no amplification", _apart),
+    ("devices in turns, no amplification", _in_turns),
     ("half the participations of a device", _fewer_participations),
     ("half the local steps", _fewer_steps),
     ("half the sampling rate of examples", _smaller_batches),

@@ -166,6 +166,10 @@ def test_knobs_are_scenarios_of_their_own_sorted_by_what_they_save():
     assert factors["half the local steps"] == pytest.approx(1.0, rel=1e-3)  # the update is clipped as a whole
     halved = solve(replace(everybody, rounds=30, target_epsilon=base.statement.epsilon))
     assert factors["half the rounds"] == pytest.approx(halved.noise_over_signal / base.noise_over_signal, rel=1e-3)
+    turns = replace(everybody, separation=2, participation=0.5, target_epsilon=base.statement.epsilon)
+    expected = solve(turns).noise_over_signal / base.noise_over_signal
+    assert factors["devices in turns, no amplification"] == pytest.approx(expected, rel=1e-3)
+    assert expected == pytest.approx(math.sqrt(2), rel=0.01)  # half the releases, half the devices
     assert factors["delta / 10"] > 1 > factors["delta * 10"] > factors["twice the epsilon"]
     assert factors["accountant prv in place of rdp"] < 1
     half = solve(replace(everybody, participation=0.5, target_epsilon=base.statement.epsilon))
