@@ -135,3 +135,8 @@ def test_verdicts_are_worked_out_once_a_history():
     assert len(asked) == 3  # nothing, one charge, two charges
     assert (even.numbers["device"] == np.arange(0, 50_000, 2)).all()
     assert len(list(book.groups())) == 2
+
+
+def test_kinds_of_equal_history_have_verdicts_of_their_own():
+    book, everyone = Book(), AccountSet.of(["federation", "device:1", "node:1", "node:2"])
+    assert set(book.where(everyone, lambda name, history: name.startswith("node"))) == {"node:1", "node:2"}
