@@ -15,6 +15,7 @@ import typer
 
 from . import __version__
 from ._cli import render, terminal
+from ._cli.budget import budget
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.progress import Progress
@@ -35,6 +36,7 @@ data = typer.Typer(help="Data sets: list, fetch, import, describe.", no_args_is_
 config = typer.Typer(help="The configuration: what holds, and which keys there are.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
+app.add_typer(budget, name="budget")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]

@@ -8,14 +8,17 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FedrecError, LedgerError
+from ..errors import FedrecError, LedgerError, PrivacyError
+from ._accounts import AccountSet
 from .accounting import Charge
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)
+"""Format 1 lists the accounts of a debit one by one; debits that are added to it do not."""
 _BUSY_SECONDS = 60.0
 _SCHEMA = (
     "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL)",
@@ -30,30 +33,33 @@ class Row:
 
     key: str
     charge: Charge | None = None
-    joined: str = ""
-    """Account names, one a line: a row may hold a hundred thousand."""
-
-    @property
-    def accounts(self) -> list[str]:
-        """The names of the accounts debited."""
-        return self.joined.split("\n") if self.joined else []
+    accounts: AccountSet = field(default_factory=AccountSet)
+    sequence: int = -1
+    """Its place in the chain, once it has one."""
 
     def body(self) -> str:
         """The row as it is stored and hashed."""
         if self.charge is None:
             return json.dumps({"kind": "settle", "key": self.key})
-        return json.dumps(
-            {"kind": "reserve", "key": self.key, "charge": self.charge.to_dict(), "accounts": self.joined}
-        )
+        charge, accounts = self.charge.to_dict(), self.accounts.record()
+        return json.dumps({"kind": "reserve", "key": self.key, "charge": charge, "accounts": accounts})
 
 
-def _parse(body: str) -> Row:
+def _parse(body: str, sequence: int) -> Row:
     record = json.loads(body)
-    if record["kind"] == "settle":
-        return Row(record["key"])
-    if record["kind"] != "reserve" or not record["accounts"]:
-        raise ValueError(f"unknown kind {record['kind']!r} or no accounts")
-    return Row(record["key"], Charge.from_dict(record["charge"]), record["accounts"])
+    kind = record.pop("kind")
+    if not (isinstance(record["key"], str) and record["key"]):
+        raise ValueError(f"expected a key, got {record['key']!r}")
+    if kind == "settle" and set(record) == {"key"}:
+        return Row(record["key"], sequence=sequence)
+    if kind != "reserve" or set(record) != {"key", "charge", "accounts"}:
+        raise ValueError(f"unknown kind {kind!r} or fields {sorted(record)}")
+    return Row(record["key"], Charge.from_dict(record["charge"]), _accounts(record["accounts"]), sequence)
+
+
+def _accounts(record: Any) -> AccountSet:
+    """The accounts of a debit; in format 1 they are names, one a line."""
+    return AccountSet.of(record.split("\n")) if isinstance(record, str) else AccountSet.from_record(record)
 
 
 class Chain:
@@ -63,6 +69,7 @@ class Chain:
         self._path = path
         self._connection = connection
         self._heads: list[str] = []
+        self._witness: tuple[int, str] = (0, "")
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any]) -> Chain:
@@ -84,20 +91,21 @@ class Chain:
         return chain
 
     @classmethod
-    def open(cls, path: Path) -> tuple[Chain, dict[str, Any], list[Row]]:
-        """Open, verify and read everything."""
+    def open(cls, path: Path) -> tuple[Chain, dict[str, Any]]:
+        """Open the file and read its settings; :meth:`tail` reads the rows, :meth:`check_witness` must follow it."""
         if not path.is_file():
             raise LedgerError(
                 f"the ledger {path} is missing; without it nothing may be trained (recommending still works)"
             )
         with _storage_errors(path), _record_errors(path):
-            chain = cls(path, _connect(path))
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            chain = cls(path, connection)
             try:
-                witness = chain._read_witness()  # before the rows: another process may append meanwhile
+                chain._check_schema()  # before anything is set: a file of somebody else's stays as it is
+                _make_durable(connection)
+                chain._witness = chain._read_witness()  # before the rows: another process may append meanwhile
                 chain._check_file()
-                bodies = chain._read()
-                chain._check_witness(*witness)
-                return chain, _settings(bodies), [_parse(body) for body in bodies[1:]]
+                return chain, _settings(next(chain._read(limit=1))[1])
             except BaseException:
                 chain.close()
                 raise
@@ -116,10 +124,20 @@ class Chain:
         """The head when the chain had ``count`` rows, ``None`` if it never had."""
         return self._heads[count - 1] if 0 < count <= len(self._heads) else None
 
-    def tail(self) -> list[Row]:
-        """Rows that others appended since the last look."""
+    def tail(self) -> Iterator[Row]:
+        """Rows that were appended since the last look, each verified before it is given."""
         with _storage_errors(self._path), _record_errors(self._path):
-            return [_parse(body) for body in self._read()]
+            for sequence, body in self._read():
+                yield _parse(body, sequence)
+
+    def row(self, sequence: int) -> Row:
+        """A row that was read before, once more."""
+        with _storage_errors(self._path), _record_errors(self._path):
+            query = "SELECT body FROM entries WHERE sequence = ?"
+            (body,) = self._connection.execute(query, (sequence,)).fetchone()
+            if _digest(self._heads[sequence - 1], body) != self._heads[sequence]:
+                raise LedgerError(f"the ledger {self._path} was altered at row {sequence}; do not train on it")
+            return _parse(body, sequence)
 
     @contextmanager
     def exclusive(self) -> Iterator[list[Row]]:
@@ -127,7 +145,7 @@ class Chain:
         with _storage_errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                rows = self.tail()
+                rows = list(self.tail())
                 seen = self.count
                 yield rows
                 self._connection.execute("COMMIT")
@@ -144,9 +162,10 @@ class Chain:
             if self.count > seen:
                 self._write_witness()
 
-    def append(self, row: Row) -> None:
-        """Add a row within ``exclusive``."""
+    def append(self, row: Row) -> Row:
+        """Add a row within ``exclusive``; returns it with its place."""
         self._insert(row.body())
+        return replace(row, sequence=self.count - 1)
 
     def close(self) -> None:
         """Close the file."""
@@ -157,25 +176,25 @@ class Chain:
         self._connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (self.count, body, digest))
         self._heads.append(digest)
 
-    def _read(self) -> list[str]:
-        """Bodies of the rows after those known, each checked against the chain."""
-        bodies = []
-        query = "SELECT sequence, body, hash FROM entries WHERE sequence >= ? ORDER BY sequence"
-        for sequence, body, stored in self._connection.execute(query, (self.count,)):
+    def _read(self, limit: int = -1) -> Iterator[tuple[int, str]]:
+        """Places and bodies of the rows after those known, each checked against the chain."""
+        query = "SELECT sequence, body, hash FROM entries WHERE sequence >= ? ORDER BY sequence LIMIT ?"
+        for sequence, body, stored in self._connection.execute(query, (self.count, limit)):
             digest = _digest(self._heads[-1] if self._heads else "", body)
             if sequence != self.count or digest != stored:
                 raise LedgerError(f"the ledger {self._path} was altered at row {self.count}; do not train on it")
             self._heads.append(digest)
-            bodies.append(body)
-        return bodies
+            yield sequence, body
+
+    def _check_schema(self) -> None:
+        schema = {sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if schema != set(_SCHEMA):
+            raise LedgerError(f"the file {self._path} is not a ledger of this format, or its guards were removed")
 
     def _check_file(self) -> None:
         result = self._connection.execute("PRAGMA integrity_check").fetchone()[0]
         if result != "ok":
             raise LedgerError(f"the ledger {self._path} is damaged ({result}); do not train on it")
-        schema = {sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-        if schema != set(_SCHEMA):
-            raise LedgerError(f"the file {self._path} is not a ledger of this format, or its guards were removed")
         lowest = self._connection.execute("SELECT min(sequence) FROM entries").fetchone()[0]
         if lowest != 0:
             raise LedgerError(f"the ledger {self._path} was altered: its first rows are missing; do not train on it")
@@ -190,7 +209,9 @@ class Chain:
                 f"the witness {path} of the ledger is missing or unreadable; do not train on that ledger"
             ) from None
 
-    def _check_witness(self, count: int, head: str) -> None:
+    def check_witness(self) -> None:
+        """Refuse a chain that has not all the rows that its witness has seen."""
+        count, head = self._witness
         if self.head_at(count) != head:
             raise LedgerError(
                 f"the ledger {self._path} was rolled back: its witness has seen {count} rows that are not there; "
@@ -219,19 +240,23 @@ def _witness_path(path: Path) -> Path:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    _make_durable(connection)
+    return connection
+
+
+def _make_durable(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    return connection
 
 
 def _digest(previous: str, body: str) -> str:
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 
-def _settings(bodies: list[str]) -> dict[str, Any]:
-    record = json.loads(bodies[0])
-    if record.get("kind") != "settings" or record.get("format") != _FORMAT:
-        raise ValueError(f"expected settings of format {_FORMAT} in the first row")
+def _settings(body: str) -> dict[str, Any]:
+    record = json.loads(body)
+    if record.get("kind") != "settings" or record.get("format") not in _READABLE:
+        raise ValueError(f"expected settings of format {_FORMAT} in the first row, got {record.get('format')!r}")
     settings: dict[str, Any] = record["settings"]
     return settings
 
@@ -250,7 +275,9 @@ def _record_errors(path: Path) -> Iterator[None]:
     """Turn whatever an unreadable record causes into one sentence."""
     try:
         yield
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, PrivacyError) as error:
+        if isinstance(error, LedgerError):
+            raise
         raise LedgerError(
             f"the ledger {path} holds a record that can't be read ({error}); do not train on it"
         ) from error

@@ -11,87 +11,43 @@ still deceive it; hand ``head`` and ``count`` to whoever should notice (``extend
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-from .._validate import positive, probability
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import BudgetExhausted, LedgerError, PrivacyError
 from . import _chain
-from .accounting import Accountant, Charge, History, normalise
+from ._accounts import AccountSet, Book
+from ._records import (
+    Debit,
+    LedgerSettings,
+    LedgerUnit,
+    NumberedReservations,
+    Reservation,
+    Reservations,
+    Standing,
+)
+from .accounting import Accountant, Charge, History
 from .accounting import epsilon as _epsilon
 
-LedgerUnit = Literal["interaction", "user", "both"]
+__all__ = [
+    "Debit",
+    "Ledger",
+    "LedgerSettings",
+    "LedgerUnit",
+    "NumberedReservations",
+    "Reservation",
+    "Reservations",
+    "Standing",
+]
 
 
-@dataclass(frozen=True)
-class Reservation:
-    """A debit that is on disk: what it pays for may leave."""
-
-    account: str
-    charge: Charge
-    key: str
-    replayed: bool
-    """True if an equal debit under the same key stood already and nothing new was written."""
-
-
-@dataclass(frozen=True)
-class Reservations:
-    """The outcome of ``Ledger.reserve_many``."""
-
-    accepted: frozenset[str]
-    """Accounts whose debit is on disk."""
-    refused: frozenset[str]
-    """Accounts whose budget does not cover the charge; nothing was debited from them."""
-
-
-@dataclass(frozen=True)
-class LedgerSettings:
-    """What a ledger was created with; part of the chain, never changed."""
-
-    unit: LedgerUnit
-    delta: float
-    budget_epsilon: float | Mapping[str, float] | None
-    """One budget for each account, ``None`` for no limit, or budgets by kind of account (the name up to a colon)."""
-    accountant: Accountant
-    mechanism: str = ""
-    """In words, what a debit pays for and how often, where that is more than a plain sum of a Poisson sample."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.mechanism, str):
-            raise ValueError(f"expected the ledger's mechanism to be a text, got {self.mechanism!r}")
-        if self.unit not in ("interaction", "user", "both"):
-            raise ValueError(f"expected the ledger's unit to be interaction, user or both, got {self.unit!r}")
-        probability("ledger.delta", self.delta, open_right=True)
-        _epsilon((), self.delta, self.accountant)
-        if isinstance(self.budget_epsilon, Mapping):
-            for kind, budget in self.budget_epsilon.items():
-                positive(f"the budget of {kind!r}", budget)
-        elif self.budget_epsilon is not None:
-            positive("ledger.budget_epsilon", self.budget_epsilon)
-
-    def budget(self, account: str) -> float | None:
-        """The budget of one account, or ``None`` for no limit."""
-        if not isinstance(self.budget_epsilon, Mapping):
-            return self.budget_epsilon
-        kind = account.partition(":")[0]
-        if kind not in self.budget_epsilon:
-            raise PrivacyError(
-                f"the ledger has budgets for {sorted(self.budget_epsilon)}, none for account {account!r}"
-            )
-        return self.budget_epsilon[kind]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
-        budget = self.budget_epsilon
-        words = {"mechanism": self.mechanism} if self.mechanism else {}
-        return words | {
-            "unit": self.unit,
-            "delta": float(self.delta),
-            "budget_epsilon": dict(budget) if isinstance(budget, Mapping) else budget,
-            "accountant": self.accountant,
-        }
+_MOST = 2**20
+"""Further debits that are counted one by one; more than twice as many are not told apart."""
 
 
 class Ledger:
@@ -103,10 +59,9 @@ class Ledger:
     def __init__(self, chain: _chain.Chain, settings: LedgerSettings) -> None:
         self._chain = chain
         self.settings = settings
-        self._histories: dict[str, History] = {}
+        self._book = Book()
         self._settled: set[str] = set()
-        self._keys: dict[str, list[_chain.Row]] = {}
-        self._interned: dict[History, History] = {}
+        self._keys: dict[str, list[Debit]] = {}
 
     @classmethod
     def create(
@@ -135,11 +90,14 @@ class Ledger:
         Raises:
             LedgerError: missing, altered, truncated, rolled back or unreadable. Nothing may be trained on it.
         """
-        chain, record, rows = _chain.Chain.open(Path(path))
+        chain, record = _chain.Chain.open(Path(path))
         try:
             ledger = cls(chain, LedgerSettings(**record))
-            for row in rows:
-                ledger._apply(row)
+            ledger.refresh()
+            chain.check_witness()
+        except LedgerError:
+            chain.close()
+            raise
         except (TypeError, ValueError) as error:
             chain.close()
             raise LedgerError(
@@ -179,18 +137,44 @@ class Ledger:
             PrivacyError: ``replay`` under a key whose charge differs; a name with a line break.
             LedgerError: it could not be made durable: nothing may be released.
         """
-        names = _names(accounts)
+        outcome, refused = self._reserve(AccountSet.of(accounts), charge, key, replay)
+        return Reservations(frozenset(outcome), frozenset(refused))
+
+    def reserve_numbered(
+        self, kind: str, numbers: NDArray[np.integer[Any]], charge: Charge, *, key: str, replay: bool = False
+    ) -> NumberedReservations:
+        """``reserve_many`` for the accounts ``kind:number``: a million of them in a moment.
+
+        Args:
+            kind: what stands before the colon ("device").
+            numbers: whole numbers in [0, 2^26), in any order; repeated ones count once.
+            charge: what the release will cost.
+            key: names the release ("round:3").
+            replay: see ``reserve_many``.
+
+        Raises:
+            PrivacyError: as ``reserve_many``, or a number out of range.
+            LedgerError: it could not be made durable: nothing may be released.
+        """
+        accepted, refused = self._reserve(AccountSet.numbered(kind, numbers), charge, key, replay)
+        none = np.zeros(0, dtype=np.int64)
+        return NumberedReservations(accepted.numbers.get(kind, none), refused.numbers.get(kind, none))
+
+    def _reserve(self, accounts: AccountSet, charge: Charge, key: str, replay: bool) -> tuple[AccountSet, AccountSet]:
+        """Those whose debit is on disk, and the others."""
         if not key:
             raise ValueError("expected a non-empty key that names the release")
+        debit = None
         with self._chain.exclusive() as rows:
             self._absorb(rows)
-            standing = self._standing(key, charge) & names if replay else frozenset()
-            fresh = self._affordable(names - standing, charge)
-            debit = _chain.Row(key, charge, "\n".join(sorted(fresh)))
+            standing = self._standing(key, charge) & accounts if replay else AccountSet()
+            fresh = self._book.where(accounts - standing, lambda name, history: self._covers(name, history, charge))
             if fresh:
-                self._chain.append(debit)
-        self._apply(debit)
-        return Reservations(standing | fresh, names - standing - fresh)
+                debit = self._chain.append(_chain.Row(key, charge, fresh))
+        if debit is not None:
+            self._apply(debit)
+        paid = standing | fresh
+        return paid, accounts - paid
 
     def settle(self, key: str) -> None:
         """Note that what was reserved under ``key`` has been released. Settling twice writes nothing.
@@ -208,7 +192,7 @@ class Ledger:
 
     def spent(self, account: str) -> float:
         """Epsilon of everything ever reserved from the account, settled or not."""
-        return _epsilon(self._histories.get(account, ()), self.settings.delta, self.settings.accountant)
+        return _epsilon(self._book.history(account), self.settings.delta, self.settings.accountant)
 
     def remaining(self, account: str) -> float | None:
         """Budget less what is spent, or ``None`` without a limit. Epsilon does not compose by adding: a hint only."""
@@ -217,11 +201,47 @@ class Ledger:
 
     def history(self, account: str) -> list[Charge]:
         """The account's debits, equal mechanisms merged."""
-        return list(self._histories.get(account, ()))
+        return list(self._book.history(account))
 
     def accounts(self) -> list[str]:
-        """Every account that was ever debited."""
-        return sorted(self._histories)
+        """Every account that was ever debited: names first, then the numbered ones of each kind."""
+        return [name for standing in self.standings() for name in standing.accounts]
+
+    def standings(self) -> list[Standing]:
+        """Every account that was ever debited and what it has spent, accounts of equal histories together."""
+        settings = self.settings
+        return [
+            Standing(
+                accounts=accounts,
+                charges=history,
+                epsilon=_epsilon(history, settings.delta, settings.accountant),
+                budget=settings.budget(next(iter(accounts))),
+            )
+            for accounts, history in self._book.groups()
+        ]
+
+    def debits(self) -> list[Debit]:
+        """Every debit, in the order in which they were made."""
+        rows = (replace(debit, settled=key in self._settled) for key, debits in self._keys.items() for debit in debits)
+        return sorted(rows, key=lambda debit: debit.sequence)
+
+    def affordable(self, standing: Standing, charge: Charge) -> int | None:
+        """How many more times each of these accounts can pay ``charge``; ``None`` without a limit."""
+        if standing.budget is None:
+            return None
+        account = next(iter(standing.accounts))
+
+        def covers(times: int) -> bool:
+            more = Charge(charge.noise_multiplier, charge.sample_rate, charge.steps * times)
+            return self._covers(account, standing.charges, more)
+
+        low, high = 0, 1
+        while high <= _MOST and covers(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if covers(middle) else (low, middle)
+        return low
 
     def is_settled(self, key: str) -> bool:
         """Whether ``settle(key)`` was called."""
@@ -242,16 +262,24 @@ class Ledger:
         return self._chain.head_at(count) == head
 
     def export(self) -> dict[str, Any]:
-        """Everything, JSON-able. No wall-clock times: an interrupted and resumed run exports what a plain one does."""
-        accounts = {
-            name: {"epsilon": self.spent(name), "charges": [charge.to_dict() for charge in self._histories[name]]}
-            for name in self.accounts()
-        }
+        """What was spent by whom, JSON-able: accounts of equal histories together under one name, see ``Standing``.
+
+        No wall-clock times: an interrupted and resumed run exports what a plain one does.
+        """
+        accounts = {standing.name: standing.to_dict() for standing in self.standings()}
         return {"settings": self.settings.to_dict(), "head": self.head, "count": self.count, "accounts": accounts}
 
     def refresh(self) -> None:
-        """Read what other processes have appended since."""
-        self._absorb(self._chain.tail())
+        """Read what other processes have appended since.
+
+        Raises:
+            LedgerError: it was altered; this instance is of no use any more.
+        """
+        try:
+            self._absorb(self._chain.tail())
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the file."""
@@ -265,30 +293,19 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _standing(self, key: str, charge: Charge) -> frozenset[str]:
-        rows = self._keys.get(key, [])
-        for row in rows:
-            if row.charge != charge:
+    def _standing(self, key: str, charge: Charge) -> AccountSet:
+        standing = AccountSet()
+        for debit in self._keys.get(key, []):
+            if debit.charge != charge:
                 raise PrivacyError(
-                    f"key {key!r} was reserved for {row.charge}, not for {charge}: another release needs another key"
+                    f"key {key!r} was reserved for {debit.charge}, not for {charge}: another release needs another key"
                 )
-        return frozenset(name for row in rows for name in row.accounts)
+            standing = standing | self._chain.row(debit.sequence).accounts
+        return standing
 
-    def _affordable(self, names: Iterable[str], charge: Charge) -> frozenset[str]:
-        """Those whose budget covers one more charge; the verdict is worked out once for each distinct history."""
-        verdicts: dict[tuple[int, float | None], bool] = {}
-        accepted = []
-        for name in names:
-            history = self._histories.get(name, ())
-            case = (id(history), self.settings.budget(name))
-            if case not in verdicts:
-                verdicts[case] = self._within(history, charge, case[1])
-            if verdicts[case]:
-                accepted.append(name)
-        return frozenset(accepted)
-
-    def _within(self, history: History, charge: Charge, budget: float | None) -> bool:
-        settings = self.settings
+    def _covers(self, account: str, history: History, charge: Charge) -> bool:
+        """Whether the account's budget covers one more charge."""
+        settings, budget = self.settings, self.settings.budget(account)
         return budget is None or _epsilon((*history, charge), settings.delta, settings.accountant) <= budget
 
     def _absorb(self, rows: Iterable[_chain.Row]) -> None:
@@ -297,22 +314,12 @@ class Ledger:
 
     def _apply(self, row: _chain.Row) -> None:
         if row.charge is None:
+            if row.key not in self._keys:
+                raise LedgerError(
+                    f"row {row.sequence} of the ledger settles {row.key!r}, which nobody reserved; do not train on it"
+                )
             self._settled.add(row.key)
             return
-        if not row.joined:
-            return
-        self._keys.setdefault(row.key, []).append(row)
-        extended: dict[int, History] = {}  # one object for equal histories: devices share few
-        for name in row.accounts:
-            history = self._histories.get(name, ())
-            if id(history) not in extended:
-                extended[id(history)] = self._interned.setdefault(after := normalise((*history, row.charge)), after)
-            self._histories[name] = extended[id(history)]
-
-
-def _names(accounts: Iterable[str]) -> frozenset[str]:
-    names = frozenset(accounts)
-    for name in names:
-        if not name or "\n" in name:
-            raise PrivacyError(f"expected account names without line breaks, got {name!r}")
-    return names
+        debit = Debit(sequence=row.sequence, key=row.key, charge=row.charge, accounts=len(row.accounts), settled=False)
+        self._keys.setdefault(row.key, []).append(debit)
+        self._book.add(row.accounts, row.charge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,8 +114,9 @@ def split_noise(
         ]
         return epsilon(charges, delta, accountant)
 
+    exceeds = _Crossing(cost, target_epsilon, _central_limit_factor(shapes, parts, target_epsilon, delta)).exceeds
     low, high = 1e-3, 1.0
-    while cost(high) > target_epsilon:
+    while exceeds(high):
         low, high = high, 2 * high
         if high > 1e6:
             raise PrivacyError(
@@ -124,8 +125,61 @@ def split_noise(
             )
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
     return tuple(high * shape for shape in shapes)
+
+
+class _Crossing:
+    """Tells on which side of ``target`` a falling ``cost`` is; near a guess it knows most answers without asking."""
+
+    def __init__(self, cost: Callable[[float], float], target: float, guess: float) -> None:
+        self._cost = cost
+        self._target = target
+        self._low, self._high = 0.0, math.inf
+        self._approach(guess)
+
+    def exceeds(self, factor: float) -> bool:
+        """Whether ``cost(factor) > target``."""
+        if self._low < factor < self._high:
+            self._ask(factor)
+        return factor <= self._low
+
+    def _ask(self, factor: float) -> float:
+        value = self._cost(factor)
+        if value > self._target:
+            self._low = max(self._low, factor)
+        else:
+            self._high = min(self._high, factor)
+        return value
+
+    def _approach(self, guess: float) -> None:
+        """Secant steps in log-log, each aimed a hair beyond the crossing, until both sides of it are known closely."""
+        slope, last, factor = -1.3, (0.0, 0.0), guess
+        for attempt in range(10):
+            value = self._ask(factor)
+            if not 0 < value < math.inf:
+                return
+            here = (math.log(factor), math.log(value / self._target))
+            if attempt and here[0] != last[0]:
+                measured = (here[1] - last[1]) / (here[0] - last[0])
+                slope = measured if -4 < measured < -0.3 else slope
+            last = here
+            beyond = 1e-5 if value > self._target else -1e-5
+            factor = math.exp(here[0] - here[1] / slope + beyond)
+            if not self._low < factor < self._high:
+                return
+
+
+def _central_limit_factor(shapes: Sequence[float], parts: Sequence[Part], target: float, delta: float) -> float:
+    """The factor by the central-limit formula, which costs nothing to evaluate."""
+    low, high = -7.0, 14.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        charges = [
+            Charge(math.exp(middle) * z, part.sample_rate, part.steps) for z, part in zip(shapes, parts, strict=True)
+        ]
+        low, high = (low, middle) if epsilon(charges, delta, "gdp") <= target else (middle, high)
+    return math.exp(high)
 
 
 def describe_sampler(rate: float) -> str:

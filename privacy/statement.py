@@ -57,11 +57,12 @@ class PrivacyStatement:
 
     def sentence(self) -> str:
         """One line for logs, tables and captions."""
+        rounds = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
         text = (
             f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g}, unit {self.unit} ({self.neighbours}), "
-            f"{_LABELS[self.accountant]}, sampler: {self.sampler}, noise multiplier {self.noise_multiplier:.4g}, "
-            f"clip {self.clip:g}{self.clipping and f' at first, {self.clipping}'}, "
-            f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+            f"{accountant_label(self.accountant)}, sampler: {self.sampler}, "
+            f"noise multiplier {self.noise_multiplier:.4g}, "
+            f"clip {self.clip:g}{self.clipping and f' at first, {self.clipping}'}, {rounds}"
         )
         return text + ("; simulation only: the noise was seeded" if self.seeded else "")
 
@@ -72,3 +73,8 @@ class PrivacyStatement:
 
 NO_PRIVACY = "no privacy: unit none, nothing is clipped or noised and epsilon is infinite"
 """What is printed in place of a statement under unit ``none``."""
+
+
+def accountant_label(accountant: Accountant) -> str:
+    """An accountant in the words of a statement."""
+    return _LABELS[accountant]

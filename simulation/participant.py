@@ -33,6 +33,9 @@ from .schedule import device_floats
 from .workers import Workers, worker_count
 from .world import Logs, World
 
+DEVICE_LEDGER = "devices.sqlite"
+STARTED = "devices.started"
+"""Stands beside a device ledger from its creation on: where it stands alone, the ledger was lost."""
 _KEPT = 3  # rounds before the last that a checkpoint can ask for
 
 
@@ -78,6 +81,7 @@ class Cohort:
         result = self._votes(order.round, paid) if warm else self._adapt(order, paid, config)
         if self._ledger is not None:
             self._ledger.settle(_key(order))
+            self._remember(self._ledger)
         update = {name: value.to(torch.float32) for name, value in result.total.items()}
         unclipped = None if order.clip is None else result.unclipped
         return TrainReply(
@@ -116,8 +120,30 @@ class Cohort:
         directory = self.root / f"node-{place}-of-{self._nodes}"
         directory.mkdir(parents=True, exist_ok=True)
         self._personal = PersonalStore(directory, self._world)
-        self._ledger = _device_ledger(directory / "devices.sqlite", self._config, self._budget)
+        self._ledger = _device_ledger(directory / DEVICE_LEDGER, self._config, self._budget)
+        if self._ledger is not None:
+            self._check_counter(self._ledger, place)
         self._place = place
+
+    def _counter(self, place: int) -> Path:
+        """Rows and head of the node's ledger after its last round, kept outside of the node's own directory."""
+        return self.root / f"devices-{place}-of-{self._nodes}.counter"
+
+    def _remember(self, ledger: Ledger) -> None:
+        _durable.replace_file(self._counter(self._place or 0), f"{ledger.count} {ledger.head}\n".encode())
+
+    def _check_counter(self, ledger: Ledger, place: int) -> None:
+        """Refuse a ledger that went back in time together with its witness, as when a directory is restored."""
+        path = self._counter(place)
+        if not path.exists():
+            return
+        count, _, head = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        if not (count.isdecimal() and ledger.extends(int(count), head)):
+            ledger.close()
+            raise LedgerError(
+                f"the device ledger in {self.root} is older than {path} says, or another's; restore the newer copy, "
+                "nothing may be trained on this one"
+            )
 
     def _check_division(self) -> None:
         """Refuse to divide the devices anew: their accounts and personal parameters lie where they began."""
@@ -146,9 +172,7 @@ class Cohort:
             if warm
             else Charge(noise.adapt, self._config.privacy.sample_rate, self._config.local.steps)
         )
-        names = {f"device:{device}": device for device in devices.tolist()}
-        accepted = self._ledger.reserve_many(names, charge, key=_key(order), replay=True).accepted
-        paid = np.array(sorted(names[name] for name in accepted), dtype=np.int64)
+        paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
 
     def _votes(self, round_number: int, devices: NDArray[np.int64]) -> CohortResult:
@@ -282,7 +306,7 @@ def _device_ledger(path: Path, config: Config, budget: BudgetPlan) -> Ledger | N
     privacy = config.privacy
     planned = epsilon(budget.interaction.charges, privacy.delta, privacy.accountant)
     settings = LedgerSettings("interaction", privacy.delta, privacy.epsilon or planned, privacy.accountant)
-    started = path.with_name("devices.started")
+    started = path.with_name(STARTED)
     if not path.exists():
         if started.exists():
             raise LedgerError(f"expected the device ledger {path}, got none; nothing may be trained without it")

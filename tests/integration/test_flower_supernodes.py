@@ -5,6 +5,7 @@ from collections import Counter
 
 import fedrec
 import pytest
+from fedrec.privacy._accounts import AccountSet
 from same_run import BOTH, CENTRAL, NODES, assert_a_whole_run, assert_the_same, ledgers, rows
 
 pytestmark = pytest.mark.integration
@@ -27,8 +28,8 @@ def debits(run_dir):
     for path, entries in ledgers(run_dir).items():
         if path.startswith("nodes/"):
             bodies = [json.loads(body) for _, body, _ in entries]
-            accounts = [name for body in bodies if body["kind"] == "reserve" for name in body["accounts"].split()]
-            found.update((path.split("/")[1], name) for name in accounts)
+            sets = [AccountSet.from_record(body["accounts"]) for body in bodies if body["kind"] == "reserve"]
+            found.update((path.split("/")[1], name) for accounts in sets for name in accounts)
     return found
 
 

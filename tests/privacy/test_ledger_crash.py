@@ -1,7 +1,10 @@
 """kill -9 at any moment: what was acknowledged is never forgotten. Several processes at once never overspend."""
 
+import json
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fedrec.privacy.accounting import Charge, epsilon
@@ -61,10 +64,18 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 """
 
 
-def run(script, *arguments):
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *map(str, arguments)]
+BOUNDARIES = Path(__file__).with_name("kill_at_boundaries.py")
+
+
+def python(*arguments):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run(script, *arguments):
+    python("-c", script, *arguments)
 
 
 @pytest.mark.integration
@@ -91,3 +102,32 @@ def test_rival_processes_never_overspend(tmp_path):
         steps = ledger.history("federation")[0].steps
         assert steps < 24
         assert epsilon([Charge(3.0, 0.5, steps)], 1e-5) <= 2.0 < epsilon([Charge(3.0, 0.5, steps + 1)], 1e-5)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="traces with ptrace"
+)
+def test_killed_before_any_write_it_forgets_nothing_and_goes_on(tmp_path):
+    """One kill for every system call that writes, syncs, creates, renames, truncates or deletes a file."""
+    outcomes = json.loads(python(BOUNDARIES, tmp_path))
+    if outcomes is None:
+        pytest.skip("this system does not let a process trace its child")
+    assert len(outcomes["spend"]) > 40
+    for left in outcomes["spend"]:
+        assert "error" not in left
+        debits = [key for key in left["told"] if not key.startswith("settled")]
+        # One is from before; what was told stands; what was not told may stand, and is then wasted.
+        assert 1 + len(debits) <= left["steps"] <= 1 + len(debits) + 1
+        assert set(left["settled"]) >= {"first", *(key.split()[1] for key in left["told"] if key.startswith("settled"))}
+        assert left["after"] == left["steps"] + 1
+    told = [len(left["told"]) for left in outcomes["spend"]]
+    assert told == sorted(told)
+    assert set(told) == {0, 1, 2, 3, 4}
+    wasted = [left for left in outcomes["spend"] if "second" not in left["told"] and left["steps"] == 2]
+    assert wasted  # the boundaries between the debit and its acknowledgement are among them
+    created = [left["there"] for left in outcomes["create"]]
+    assert len(created) > 30
+    assert created == sorted(created)
+    assert set(created) == {False, True}
+    assert all({"ledger.sqlite", "ledger.sqlite.witness"} <= set(left["litter"]) for left in outcomes["create"])

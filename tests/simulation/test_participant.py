@@ -1,5 +1,7 @@
 """A cohort behind a node: accounts, personal parameters, refusals, and what a reply holds."""
 
+import shutil
+
 import numpy as np
 import pytest
 import small_world as small
@@ -122,6 +124,30 @@ def test_without_its_ledger_a_node_refuses_to_train(tmp_path):
         file.unlink()
     with pytest.raises(LedgerError, match=r"expected the device ledger .* got none"):
         cohort(world, tmp_path).train(order(world, 2))
+
+
+def test_a_node_whose_directory_was_restored_from_an_older_copy_refuses_to_train(tmp_path):
+    """Ledger and witness agree, both are old: the counter that is kept elsewhere tells."""
+    world = adapting()
+    node = cohort(world, tmp_path)
+    node.train(order(world, 1))
+    node.close()
+    directory = tmp_path / "nodes" / "node-0-of-1"
+    shutil.copytree(directory, tmp_path / "backup")
+    node = cohort(world, tmp_path)
+    node.train(order(world, 2))
+    node.close()
+    shutil.copytree(directory, tmp_path / "today")
+    for source, refused in (("backup", True), ("today", False)):
+        shutil.rmtree(directory)
+        shutil.copytree(tmp_path / source, directory)
+        node = cohort(world, tmp_path)
+        if refused:
+            with pytest.raises(LedgerError, match=r"is older than .*devices-0-of-1.counter says"):
+                node.train(order(world, 3))
+        else:
+            assert node.train(order(world, 3)).status == "ok"
+        node.close()
 
 
 def test_an_altered_ledger_is_refused(tmp_path):
