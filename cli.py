@@ -15,6 +15,7 @@ import typer
 
 from . import __version__
 from ._cli import render, terminal
+from ._cli.audit import audit
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.progress import Progress
@@ -35,6 +36,7 @@ data = typer.Typer(help="Data sets: list, fetch, import, describe.", no_args_is_
 config = typer.Typer(help="The configuration: what holds, and which keys there are.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
+app.command()(audit)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code: 0, 1 unexpected, 2 wrong input, 130 interrupted."""
+    """Run the command line and return its exit code: 0, 1 unexpected, 2 wrong input, 3 refuted, 130 interrupted."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     terminal.quieten(debug=debug)

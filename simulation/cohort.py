@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -68,10 +68,12 @@ class CohortResult:
     Attributes:
         total: sum of the (clipped) updates, float64 by name.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
+        each: what every device releases by itself, ``[devices, *shape]`` in that order; empty unless it was asked for.
     """
 
     total: Named
     personal: Named
+    each: Named = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,11 +114,15 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """A chunk's sum and personal parameters, and which devices' numbers are finite, bool ``[devices]``."""
+    """A chunk's sum and personal parameters, and which devices' numbers are finite, bool ``[devices]``.
+
+    ``each`` holds every device's own update where DP-SGD protects it already, ``[devices, *shape]``.
+    """
 
     total: Named
     personal: Named
     finite: Tensor
+    each: Named = field(default_factory=dict)
 
 
 def adapt_cohort(
@@ -127,6 +133,7 @@ def adapt_cohort(
     mechanism: LocalMechanism | None,
     *,
     round_number: int,
+    each: bool = False,
 ) -> CohortResult:
     """Adapt every device from ``phi`` and sum what may leave.
 
@@ -137,9 +144,15 @@ def adapt_cohort(
         config: local settings, privacy unit and engine.
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
+        each: return what every device releases, too (with a local mechanism): what a server that is not trusted sees.
     """
+    if each and mechanism is None:
+        raise ValueError(
+            "expected a local mechanism where devices release by themselves, got none; ask for the sum only"
+        )
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
+    alone: Named = {name: torch.zeros(len(work.devices), *policy.specs[name].shape) for name in policy.released if each}
 
     def adapt(places: NDArray[np.int64]) -> _Outcome:
         chunk = _Chunk(
@@ -160,7 +173,9 @@ def adapt_cohort(
             total[name] += value
         for name, value in outcome.personal.items():
             personal[name][torch.from_numpy(places)] = value
-    return CohortResult(total=total, personal=personal)
+        for name, value in alone.items():
+            value[torch.from_numpy(places)] = outcome.each[name]
+    return CohortResult(total=total, personal=personal, each=alone)
 
 
 def in_order(function: Callable[[Item], Answer], items: list[Item]) -> Iterator[Answer]:
@@ -223,6 +238,7 @@ def _reference(chunk: _Chunk) -> _Outcome:
     """Device by device, on Opacus where there is a local mechanism."""
     total: Named = {}
     personal: Named = {name: value.clone() for name, value in chunk.personal.items()}
+    each: dict[str, list[Tensor]] = {}
     for row in range(len(chunk.devices)):
         own = {name: value[row] for name, value in chunk.personal.items()}
         adaptation = adapt_device(
@@ -238,9 +254,15 @@ def _reference(chunk: _Chunk) -> _Outcome:
         clipped = bound_update(adaptation, chunk.config)
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+            each.setdefault(name, []).append(value)
         for name, value in adaptation.personal.items():
             personal[name][row] = value
-    return _Outcome(total=total, personal=personal, finite=torch.ones(len(chunk.devices), dtype=torch.bool))
+    return _Outcome(
+        total=total,
+        personal=personal,
+        finite=torch.ones(len(chunk.devices), dtype=torch.bool),
+        each={name: torch.stack(values) for name, values in each.items()},
+    )
 
 
 def _alone(examples: Examples, row: int) -> Examples:
@@ -269,11 +291,14 @@ def _batched(chunk: _Chunk) -> _Outcome:
         return alone
     rest = _batched(chunk.only(healthy))
     personal = {name: value.clone() for name, value in chunk.personal.items()}
+    each = {name: torch.zeros(len(chunk.devices), *value.shape[1:]) for name, value in rest.each.items()}
     for rows, part in ((healthy, rest), (sick, alone)):
         for name, value in part.personal.items():
             personal[name][torch.from_numpy(rows)] = value
+        for name, value in each.items():
+            value[torch.from_numpy(rows)] = part.each[name]
     total = {name: value + alone.total[name] for name, value in rest.total.items()}
-    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite))
+    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite), each=each)
 
 
 def _adapt_plainly(chunk: _Chunk) -> _Outcome:
@@ -384,7 +409,13 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
         total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
         personal={name: value + moved[name] for name, value in chunk.personal.items()},
         finite=finite,
+        each={name: _scaled(moved[name], factors if privacy.unit == "both" else None) for name in policy.released},
     )
+
+
+def _scaled(values: Tensor, factors: Tensor | None) -> Tensor:
+    """Every device's values times its factor."""
+    return values if factors is None else values * factors.float().reshape(-1, *[1] * (values.dim() - 1))
 
 
 def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Tensor:
