@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._validate import probability
+from .accounting import Charge
 from .audit import Scores, binomial_lower, binomial_upper
 
 _POINTS = 200
@@ -126,3 +127,39 @@ def _promise(first: Scores, second: Scores, runs: int, others: int, delta: float
     high = second + np.sqrt(2 * strict * second * (1 - second) / others) + strict / others
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(low > 0, np.log(low / high), -np.inf))
+
+
+def release_epsilon(charge: Charge, delta: float) -> float:
+    """The exact epsilon at ``delta`` of one Poisson-subsampled Gaussian release, whatever ``charge.steps``.
+
+    The dominating pairs are N(0, z^2) and its mixture (1 - q) N(0, z^2) + q N(1, z^2), in both orders (Zhu, Dong and
+    Wang 2022, theorem 11); the worst events are half-lines, so delta at an epsilon has a closed form.
+    """
+    low, high = 0.0, 1.0
+    if _release_delta(charge, 0.0) <= delta:
+        return 0.0
+    while _release_delta(charge, high) > delta:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _release_delta(charge, middle) > delta else (low, middle)
+    return high
+
+
+def _release_delta(charge: Charge, cost: float) -> float:
+    """The larger hockey-stick divergence of the two orders."""
+    noise, rate, factor = charge.noise_multiplier, charge.sample_rate, math.exp(cost)
+
+    def edge(ratio: float) -> float:
+        """Where the mixture is ``ratio`` times as likely."""
+        return noise**2 * math.log((ratio - 1 + rate) / rate) + 0.5
+
+    def above(value: float) -> float:
+        return 0.5 * math.erfc(value / (noise * math.sqrt(2)))
+
+    there = edge(factor)
+    removed = (1 - rate - factor) * above(there) + rate * above(there - 1)
+    if 1 / factor <= 1 - rate:
+        return removed
+    back = edge(1 / factor)
+    return max(removed, above(-back) - factor * ((1 - rate) * above(-back) + rate * above(1 - back)))

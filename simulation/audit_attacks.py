@@ -14,7 +14,7 @@ from ..config import Config
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.audit import Scores
 from ..privacy.one_run import called, one_run_epsilon, planned_guesses
-from ..privacy.profile import Bound, distinguish
+from ..privacy.profile import Bound, distinguish, release_epsilon
 from .audit_canaries import CanaryRun, Tick, canary_devices, canary_interactions, life_releases, separation
 from .audit_device import Ints, audit_seed, device_releases, vote_releases
 from .audit_server import plan_releases, server_releases
@@ -138,19 +138,19 @@ def _on_users(
     def side(name: str, runs: range, present: bool, **how: Any) -> Scores:
         return server_releases(audit_seed(config, name), noise, runs, present=present, **how)
 
-    once = _profile([Charge(noise.adapt, rate, 1)], delta)
+    once = partial(_profile, [Charge(noise.adapt, rate, 1)], delta)
     title = "one round, with and without a device"
     yield _neighbours(title, "user", partial(side, "round"), rounds, once)
     if rate < 1:
         title = "one round, with and without a device, others against it"
         yield _neighbours(title, "user", partial(side, "against", company="against"), rounds, once)
     if noise.warm is not None:
-        voted = _profile([Charge(noise.warm, rate, 1)], delta)
+        voted = partial(_profile, [Charge(noise.warm, rate, 1)], delta)
         yield _neighbours(
             "warm start, with and without a device", "user", partial(side, "warm", warm=True), rounds, voted
         )
     if plans:
-        whole = _profile(noise.charges, delta) | {delta: claim}
+        whole = partial(_profile, noise.charges, delta, claim)
         seeded = audit_seed(config, "plan")
         life = lambda runs, present: plan_releases(seeded, noise, runs, present=present)  # noqa: E731
         yield _neighbours("all rounds, with and without a device", "user", life, plans, whole, step=10)
@@ -163,17 +163,17 @@ def _on_users(
 
 def _on_interactions(config: Config, noise: PhaseNoise, claim: float, devices: int, canaries: int) -> Iterator[Attack]:
     delta, lives = config.privacy.delta, config.privacy.max_participations
-    once = _profile([Charge(noise.adapt, config.privacy.sample_rate, config.local.steps)], delta)
+    once = partial(_profile, [Charge(noise.adapt, config.privacy.sample_rate, config.local.steps)], delta)
     for number, world in enumerate(device_worlds(config)):
         seeded = audit_seed(config, f"release {number}")
         yield _neighbours(
             f"one release, {world.title}", "interaction", _Release(seeded, noise.adapt, world), devices, once, step=2000
         )
     if noise.warm is not None:
-        voted = _profile([Charge(noise.warm, 1.0, 1)], delta)
+        voted = partial(_profile, [Charge(noise.warm, 1.0, 1)], delta)
         votes = _Vote(audit_seed(config, "vote"), noise)
         yield _neighbours("warm start vote, N = 3 against N = 4", "interaction", votes, devices, voted, step=2000)
-    whole = _profile(noise.charges, delta) | {delta: claim}
+    whole = partial(_profile, noise.charges, delta, claim)
     life = _Life(audit_seed(config, "life"), noise)
     yield _neighbours("all participations, with and without an entry", "interaction", life, devices, whole, step=2000)
     run = partial(canary_interactions, audit_seed(config, "canary entries"), noise, canaries)
@@ -219,13 +219,17 @@ def _numbers(runs: range, present: bool) -> Ints:
     return 2 * np.arange(runs.start, runs.stop, dtype=np.int64) + int(present)
 
 
-def _profile(charges: Sequence[Charge], delta: float) -> dict[float, float]:
-    """Claimed epsilon by delta, by the tightest accountant that is an upper bound."""
-    return {one: epsilon(charges, one, "prv") for one in (delta, *(other for other in DELTAS if other > delta))}
+def _profile(charges: Sequence[Charge], delta: float, claim: float | None = None) -> dict[float, float]:
+    """Claimed epsilon by delta: exact for one release, else by the tightest accountant that is an upper bound."""
+    deltas = [other for other in DELTAS if other > delta] + ([delta] if claim is None else [])
+    stated = {} if claim is None else {delta: claim}
+    if len(charges) == 1 and charges[0].steps == 1:
+        return stated | {one: release_epsilon(charges[0], one) for one in deltas}
+    return stated | {one: epsilon(charges, one, "prv") for one in deltas}
 
 
 def _neighbours(
-    title: str, unit: Unit, side: Side, runs: int, profile: Mapping[float, float], step: int = _STEP
+    title: str, unit: Unit, side: Side, runs: int, profile: Callable[[], Mapping[float, float]], step: int = _STEP
 ) -> Attack:
     def run(confidence: float, tick: Tick) -> Finding:
         started, sides = time.perf_counter(), []
@@ -236,7 +240,7 @@ def _neighbours(
                 parts.append(side(part, present))
                 tick(len(part))
             sides.append(np.concatenate(parts))
-        points = distinguish(sides[0], sides[1], profile, confidence)
+        points = distinguish(sides[0], sides[1], profile(), confidence)
         seconds = time.perf_counter() - started
         return Finding(attack=title, unit=unit, points=points, confidence=confidence, runs=runs, seconds=seconds)
 

@@ -32,7 +32,7 @@ from .world import World
 
 _FAR = 8.0
 """How far beyond the clip an update is: so little that a sum of unclipped ones passes the gate."""
-_LOG = 22
+_LOG = 102
 """Entries of a canary device's log, two of which are kept back for validation and test."""
 _OTHERS = 2
 """Devices with a short log of other items."""

@@ -1,4 +1,4 @@
-"""Planted bugs: real mechanisms, patched in place. Each is a context for pytest's monkeypatch."""
+"""Planted bugs: the real mechanisms, patched in place with pytest's monkeypatch. No product code knows of them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def weighted_by_interactions(patch):
     patch.setattr(cohort, "_adapt_plainly", adapted)
 
 
-MEAN_INTERACTIONS = 5
+MEAN_INTERACTIONS = 10
 """Of a federation in which canary devices log more than the others."""
 
 
