@@ -58,7 +58,9 @@ class Finding:
 
     @property
     def closest(self) -> Bound:
-        """The point that comes closest to its claim, or goes farthest beyond; the stated one where nothing shows."""
+        """The point that goes farthest beyond its claim; where none does, the one that comes closest in proportion."""
+        if self.refuted:
+            return max(self.points, key=lambda point: point.measured - point.claimed)
         return max(self.points, key=lambda point: point.measured / max(point.claimed, 1e-9))
 
     def to_dict(self) -> dict[str, Any]:
