@@ -119,10 +119,10 @@ def shown(report: AuditReport, where: Path | None) -> RenderableType:
     """What a terminal gets: findings, claims, membership, verdict."""
     parts: list[RenderableType] = []
     if report.findings:
-        parts += [_findings(report), *(Text(sentence, style="magenta") for sentence in report.statements)]
+        parts += [_findings(report), *(Text(sentence, style="magenta") for sentence in report.statements), Text("")]
     if report.membership:
-        parts += [_membership(report), Text(_NO_CLAIM, style="dim")]
-    parts += [Text(""), _verdict(report), _facts(report, where)]
+        parts += [_membership(report), Text(_NO_CLAIM, style="dim"), Text("")]
+    parts += [_verdict(report), _facts(report, where)]
     return Group(*parts)
 
 

@@ -87,7 +87,7 @@ def called(scores: Scores, included: Coins, guesses: int) -> int:
 
 
 def planned_guesses(canaries: int, separation: float, delta: float, confidence: float) -> int:
-    """How many guesses promise the largest bound, before anything is seen.
+    """How many guesses promise the largest bound, before anything is seen; a quarter where none promises any.
 
     Args:
         canaries: m.
@@ -95,12 +95,13 @@ def planned_guesses(canaries: int, separation: float, delta: float, confidence: 
         delta: of the claim.
         confidence: of the bound.
     """
-    best = (-1.0, 2)
+    best = (0.0, max(2, 2 * (canaries // 8)))
     for fraction in _FRACTIONS:
         guesses = max(2, 2 * round(fraction * canaries / 2))
-        accuracy = _tail_accuracy(min(guesses / canaries, 1.0), separation)
-        bound = one_run_epsilon(canaries, min(guesses, canaries), int(guesses * accuracy), delta, confidence)
-        best = max(best, (bound, min(guesses, canaries // 2 * 2)))
+        accuracy = _tail_accuracy(min(fraction, 1.0), separation)
+        guesses = min(guesses, canaries // 2 * 2)
+        bound = one_run_epsilon(canaries, guesses, int(guesses * accuracy), delta, confidence)
+        best = (bound, guesses) if bound > best[0] else best
     return best[1]
 
 

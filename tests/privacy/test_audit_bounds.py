@@ -92,7 +92,7 @@ def test_guesses_are_planned_and_called_from_both_ends():
     assert called(scores, included, 2) == 1  # 5.0 is in, -4.0 is not out
     assert called(scores, included, 5) == 2  # two from each end: 5.0 and -1.0
     assert planned_guesses(1000, 8.0, 1e-5, 0.95) >= 700  # they lie apart: nobody need abstain
-    assert planned_guesses(1000, 0.2, 1e-5, 0.95) <= 1000
+    assert planned_guesses(1000, 0.0, 1e-5, 0.95) == 250  # nothing will show: a quarter
     assert 2 <= planned_guesses(1000, 1.5, 1e-5, 0.95) < 400
 
 
