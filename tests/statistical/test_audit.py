@@ -54,12 +54,18 @@ CASES = {
     ),
     "overlapping history windows": (planted.overlapping_windows, {}, HISTORY, "one release, an entry before", 1500),
     "accountant reset (server)": (planted.accountant_reset, {}, MANY, "canary devices", 600),
-    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 600),
+    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 2000),
     "weights by interactions": (planted.weighted_by_interactions, {}, STRICT, "canary devices", 600),
     "fixed-size sample": (planted.fixed_size_sample, {}, SAMPLED, "one round, with and without a device, others", 1200),
 }
 """Name -> planted bug, its settings, the configuration, the attack that must refute it, and how much it computes."""
-SLOW = {"fixed-size sample", "noise off (server)", "noise / 3 (server)", "divisor counts participants"}
+SLOW = {
+    "accountant reset (device)",
+    "fixed-size sample",
+    "noise off (server)",
+    "noise / 3 (server)",
+    "divisor counts participants",
+}
 
 
 def attacked(config, attack, size):
