@@ -1,7 +1,7 @@
 """The audit of a whole privacy profile: one pair of samples against the epsilon that is claimed at each of many deltas.
 
 An accountant does not claim one (epsilon, delta) but an epsilon for every delta. A few thousand runs can't show an
-epsilon of 8 at delta 1e-5 even where nothing is protected; at delta 0.1 they show a mechanism with a tenth too little
+epsilon of 8 at delta 1e-5 even where nothing is protected; at delta 0.1 they show a mechanism with a third too little
 noise.
 """
 
