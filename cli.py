@@ -15,6 +15,7 @@ import typer
 
 from . import __version__
 from ._cli import render, terminal
+from ._cli.audit import audit
 from ._cli.budget import budget
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
@@ -37,6 +38,7 @@ config = typer.Typer(help="The configuration: what holds, and which keys there a
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
+app.command()(audit)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code: 0, 1 unexpected, 2 wrong input, 130 interrupted."""
+    """Run the command line and return its exit code: 0, 1 unexpected, 2 wrong input, 3 refuted, 130 interrupted."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     terminal.quieten(debug=debug)

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .._validate import probability
 
@@ -65,13 +66,20 @@ def binomial_lower(hits: int, trials: int, error: float) -> float:
     low, high = 0.0, hits / trials
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _upper_tail(hits, trials, middle) < error else (low, middle)
+        low, high = (middle, high) if upper_tails(trials, middle)[hits] < error else (low, middle)
     return low
 
 
-def _upper_tail(hits: int, trials: int, chance: float) -> float:
-    counts = np.arange(hits, trials + 1)
-    logs = np.array([math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in counts])
-    with np.errstate(divide="ignore"):
-        logs = logs + counts * np.log(chance) + (trials - counts) * np.log1p(-chance)
-    return float(np.exp(logs).sum())
+def binomial_upper(hits: int, trials: int, error: float) -> float:
+    """Clopper and Pearson's upper bound: the p at which ``hits`` or fewer have probability ``error``."""
+    return 1 - binomial_lower(trials - hits, trials, error)
+
+
+def upper_tails(trials: int, chance: float) -> Scores:
+    """P[Binomial(trials, chance) >= v] for v = 0 .. trials, float64 ``[trials + 1]``."""
+    counts = torch.arange(trials + 1, dtype=torch.float64)
+    logs = math.lgamma(trials + 1) - torch.lgamma(counts + 1) - torch.lgamma(trials - counts + 1)
+    logs = logs + torch.xlogy(counts, torch.tensor(chance, dtype=torch.float64))
+    logs = logs + torch.xlogy(trials - counts, torch.tensor(1 - chance, dtype=torch.float64))
+    tails: Scores = torch.exp(logs).flip(0).cumsum(0).flip(0).clamp(max=1.0).numpy()
+    return tails

@@ -11,7 +11,7 @@ adapted again by itself on the per-device path, which is also the referee: ``eng
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -64,11 +64,13 @@ class CohortResult:
         total: sum of the (clipped) updates, float64 by name.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
         unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
+        each: what every device releases by itself, ``[devices, *shape]`` in that order; empty unless it was asked for.
     """
 
     total: Named
     personal: Named
     unclipped: int = 0
+    each: Named = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +85,7 @@ class _Chunk:
     devices: NDArray[np.int64]
     examples: Examples
     personal: Named
+    each: bool = False
 
     def only(self, rows: NDArray[np.int64]) -> _Chunk:
         """Some of the chunk's devices."""
@@ -96,6 +99,7 @@ class _Chunk:
             devices=self.devices[rows],
             examples=Examples._make(value[taken] for value in self.examples),
             personal={name: value[taken] for name, value in self.personal.items()},
+            each=self.each,
         )
 
     def to(self, device: torch.device) -> _Chunk:
@@ -119,12 +123,21 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """A chunk's sum and personal parameters, which devices are finite, bool ``[devices]``, how many unclipped."""
+    """What comes of a chunk.
+
+    Attributes:
+        total: sum of what its devices release.
+        personal: their new personal parameters.
+        finite: devices whose numbers are, bool ``[devices]``.
+        unclipped: how many updates were not clipped.
+        each: every device's own update where DP-SGD protects it already, ``[devices, *shape]``.
+    """
 
     total: Named
     personal: Named
     finite: Tensor
     unclipped: int = 0
+    each: Named = field(default_factory=dict)
 
     def to(self, device: torch.device) -> _Outcome:
         """The outcome with its tensors on ``device``."""
@@ -133,6 +146,7 @@ class _Outcome:
             personal={name: value.to(device) for name, value in self.personal.items()},
             finite=self.finite.to(device),
             unclipped=self.unclipped,
+            each={name: value.to(device) for name, value in self.each.items()},
         )
 
 
@@ -145,6 +159,7 @@ def adapt_cohort(
     *,
     round_number: int,
     workers: Helpers | None = None,
+    each: bool = False,
 ) -> CohortResult:
     """Adapt every device from ``phi`` and sum what may leave.
 
@@ -156,22 +171,32 @@ def adapt_cohort(
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
         workers: processes that adapt, instead of this one's threads; the result is the same to the bit.
+        each: return what every device releases, too (with a local mechanism): what a server that is not trusted sees.
     """
-    task = Task(policy=policy, phi=phi, work=work, config=config, mechanism=mechanism, round_number=round_number)
+    if each and mechanism is None:
+        raise ValueError(
+            "expected a local mechanism where devices release by themselves, got none; ask for the sum only"
+        )
+    task = Task(
+        policy=policy, phi=phi, work=work, config=config, mechanism=mechanism, round_number=round_number, each=each
+    )
     room = CHUNK_FLOATS if compute_device(config.engine).type == "cpu" else DEVICE_FLOATS
     divided = list(chunks(policy, work.devices, work.sizes, config, private=mechanism is not None, room=room))
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
+    alone: Named = {name: torch.zeros(len(work.devices), *policy.specs[name].shape) for name in policy.released if each}
     unclipped = 0
     answers = in_order(task.adapt, parts) if workers is None else workers.adapt(task, parts)
     for part, outcome in zip(parts, answers, strict=True):
         for name, value in outcome.total.items():
             total[name] += value
-        for name, value in outcome.personal.items():
-            personal[name][torch.from_numpy(np.concatenate(part))] = value
+        places = torch.from_numpy(np.concatenate(part))
+        for kept, found in ((personal, outcome.personal), (alone, outcome.each)):
+            for name, value in found.items():
+                kept[name][places] = value
         unclipped += outcome.unclipped
-    return CohortResult(total=total, personal=personal, unclipped=unclipped)
+    return CohortResult(total=total, personal=personal, unclipped=unclipped, each=alone)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,6 +209,7 @@ class Task:
     config: Config
     mechanism: LocalMechanism | None
     round_number: int
+    each: bool = False
 
     def adapt(self, part: Sequence[Ints]) -> CohortResult:
         """Sum and personal parameters of some chunks' devices, in their order; each chunk is its devices' places."""
@@ -191,9 +217,10 @@ class Task:
         total = dict(outcomes[0].total)
         for outcome in outcomes[1:]:
             total = {name: value + outcome.total[name] for name, value in total.items()}
-        personal = {name: torch.cat([outcome.personal[name] for outcome in outcomes]) for name in outcomes[0].personal}
+        personal = _joined([outcome.personal for outcome in outcomes])
         unclipped = sum(outcome.unclipped for outcome in outcomes)
-        return CohortResult(total=total, personal=personal, unclipped=unclipped)
+        each = _joined([outcome.each for outcome in outcomes])
+        return CohortResult(total=total, personal=personal, unclipped=unclipped, each=each)
 
     def _adapted(self, places: Ints) -> _Outcome:
         work = self.work
@@ -206,8 +233,13 @@ class Task:
             devices=work.devices[places],
             examples=work.examples(places),
             personal={name: value[torch.from_numpy(places)] for name, value in work.personal.items()},
+            each=self.each,
         )
         return _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
+
+
+def _joined(parts: Sequence[Named]) -> Named:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class Helpers(Protocol):
@@ -223,6 +255,7 @@ def _reference(chunk: _Chunk) -> _Outcome:
     total: Named = {}
     personal: Named = {name: value.clone() for name, value in chunk.personal.items()}
     unclipped = 0
+    each: dict[str, list[Tensor]] = {}
     for row in range(len(chunk.devices)):
         own = {name: value[row] for name, value in chunk.personal.items()}
         adaptation = adapt_device(
@@ -239,10 +272,17 @@ def _reference(chunk: _Chunk) -> _Outcome:
         unclipped += clipped is None or not clipped.was_clipped
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+            if chunk.each:
+                each.setdefault(name, []).append(value)
         for name, value in adaptation.personal.items():
             personal[name][row] = value
-    finite = torch.ones(len(chunk.devices), dtype=torch.bool)
-    return _Outcome(total=total, personal=personal, finite=finite, unclipped=unclipped)
+    return _Outcome(
+        total=total,
+        personal=personal,
+        finite=torch.ones(len(chunk.devices), dtype=torch.bool),
+        unclipped=unclipped,
+        each={name: torch.stack(values) for name, values in each.items()},
+    )
 
 
 def _alone(examples: Examples, row: int) -> Examples:
@@ -271,12 +311,17 @@ def _batched(chunk: _Chunk) -> _Outcome:
         return alone
     rest = _batched(chunk.only(healthy))
     personal = {name: value.clone() for name, value in chunk.personal.items()}
+    each = {name: torch.zeros(len(chunk.devices), *value.shape[1:]) for name, value in rest.each.items()}
     for rows, part in ((healthy, rest), (sick, alone)):
         for name, value in part.personal.items():
             personal[name][torch.from_numpy(rows)] = value
+        for name, value in each.items():
+            value[torch.from_numpy(rows)] = part.each[name]
     total = {name: value + alone.total[name] for name, value in rest.total.items()}
     unclipped = rest.unclipped + alone.unclipped
-    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite), unclipped=unclipped)
+    return _Outcome(
+        total=total, personal=personal, finite=torch.ones_like(outcome.finite), unclipped=unclipped, each=each
+    )
 
 
 def _placed(chunk: _Chunk, device: torch.device) -> _Outcome:
@@ -401,7 +446,13 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
         personal={name: value + moved[name] for name, value in chunk.personal.items()},
         finite=finite,
         unclipped=int((factors == 1).sum()),
+        each={name: _scaled(moved[name], factors) for name in policy.released if chunk.each},
     )
+
+
+def _scaled(values: Tensor, factors: Tensor) -> Tensor:
+    """Every device's values times its factor."""
+    return values * factors.float().reshape(-1, *[1] * (values.dim() - 1))
 
 
 def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
@@ -23,11 +24,11 @@ from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM, vote
 from ..privacy.accounting import Charge, epsilon
-from ..privacy.entropy import SeededNoise
+from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
 from ..server import _durable
 from ..server.account import create_ledger
-from .budget import BudgetPlan, plan_budget
+from .budget import BudgetPlan, PhaseNoise, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
 from .workers import Workers, worker_count
@@ -180,17 +181,10 @@ class Cohort:
         world = self._world
         total = torch.zeros(world.policy.items, dtype=torch.float64)
         noise = self._budget.interaction
-        recent = 0 if noise is not None else self._config.server.warm_recent or 0  # an entry must not displace another
-        full = self._config.server.warm_items
         for device in devices.tolist():
-            items = world.log(device, world.split.train_end[device]).items[-recent:]
-            ballot = vote(items, world.policy.items, unit_norm=self._unit != "interaction", full=full)
-            if noise is not None and noise.warm is not None:
-                source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
-                ballot = ballot + source.normal(ballot.shape, noise.warm * VOTE_NORM)
-                if self._unit == "both":
-                    ballot = ballot * (VOTE_NORM / ballot.norm().clamp(min=VOTE_NORM))
-            total += ballot.double()
+            items = world.log(device, world.split.train_end[device]).items
+            source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
+            total += ballot(items, world.policy.items, self._config, noise, source).double()
         return CohortResult(total={WARM_STARTED: total}, personal={})
 
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
@@ -224,6 +218,28 @@ class Cohort:
             if count > 1:
                 self._workers = Workers(self._world, count)
         return self._workers
+
+
+def ballot(items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | None, source: NoiseSource) -> Tensor:
+    """What one device releases in the warm start: its histogram, noised by itself under unit ``interaction``.
+
+    Args:
+        items: catalogue rows of its log, int64 ``[n]``.
+        catalogue: number of items.
+        config: unit and rules of the vote.
+        noise: of unit ``interaction``; none under the others.
+        source: where the device's noise comes from.
+
+    Guarantee:
+        Unit ``interaction``: one entry moves the histogram by ``VOTE_NORM``, to which ``noise.warm`` is relative.
+    """
+    unit, server = config.privacy.unit, config.server
+    recent = 0 if noise is not None else server.warm_recent or 0  # an entry must not displace another
+    votes = vote(items[-recent:], catalogue, unit_norm=unit != "interaction", full=server.warm_items)
+    if noise is None or noise.warm is None:
+        return votes
+    votes = votes + source.normal(votes.shape, noise.warm * VOTE_NORM)
+    return votes * (VOTE_NORM / votes.norm().clamp(min=VOTE_NORM)) if unit == "both" else votes
 
 
 class PersonalStore:

@@ -12,6 +12,7 @@ import pytest
 import typer
 from fedrec import config
 from fedrec.cli import app, invoke
+from fedrec.simulation import audit
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -68,11 +69,18 @@ def test_a_command_that_is_none_is_found(arguments):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_the_commands_of_a_page_run_in_their_order(page, command_line, small_settings, capsys):
+def test_the_commands_of_a_page_run_in_their_order(page, command_line, small_settings, small_audits, capsys):
     for arguments in commands(page):
         extra = small_settings if arguments[0] == "simulate" else []
         assert invoke([*arguments, *extra]) == 0, f"{arguments}\n{capsys.readouterr().err}"
         assert capsys.readouterr().out
+
+
+@pytest.fixture
+def small_audits(monkeypatch):
+    """Whatever size of audit a command asks for, it gets the least."""
+    least = audit.Size(rounds=40, plans=0, devices=60, canaries=40)
+    monkeypatch.setattr(audit, "SIZES", dict.fromkeys(audit.SIZES, least))
 
 
 @pytest.fixture

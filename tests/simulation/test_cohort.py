@@ -266,3 +266,31 @@ def test_with_content_alone_no_device_makes_an_item_table(kind, unit, engine):
     with Shapes() as shapes:
         policy.item_embedding(policies.parameters(policy))
     assert (policies.ITEMS, 23) in shapes.seen
+
+
+@pytest.mark.parametrize("unit", ["interaction", "both"])
+@pytest.mark.parametrize("sick", [False, True])
+def test_what_each_device_releases_adds_up_and_is_the_same_on_opacus(unit, sick):
+    policy = policies.policy(state="none", user_features=True)
+    nan = torch.full((policies.USER,), float("nan")) if sick else None
+    devices = tasks(policy, unit, [5, 0, 13, 1], user=nan)
+    point = policies.parameters(policy)
+    phi = {name: point[name] for name in policy.names(scope="shared")}
+    cohort, reference = (
+        adapt_cohort(
+            policy,
+            phi,
+            devices,
+            config(unit, engine__kind=kind, engine__chunk=3),
+            LocalMechanism.of(policy, config(unit), 0.7),
+            round_number=3,
+            each=True,
+        )
+        for kind in ("cohort", "reference")
+    )
+    for name, value in cohort.each.items():
+        torch.testing.assert_close(value.double().sum(0), cohort.total[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, reference.each[name], rtol=1e-4, atol=1e-5)
+    assert set(cohort.each) == set(policy.released)
+    with pytest.raises(ValueError, match="expected a local mechanism where devices release by themselves, got none"):
+        adapt_cohort(policy, phi, devices, config("user"), None, round_number=3, each=True)
