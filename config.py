@@ -172,7 +172,16 @@ class PrivacyConfig(_Section):
     accountant: Literal["rdp", "prv", "gdp"] = "rdp"
     """Opacus accountant that states epsilon; gdp is an approximation."""
     clip: float = Field(default=0.5, gt=0)
-    """S: L2 bound of a device's whole update (units user and both)."""
+    """S: L2 bound of a device's whole update (units user and both); where it adapts, that of the first round."""
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    """``adaptive``: S follows a quantile of the devices' norms (units user and both; Andrew et al. 2021)."""
+    clip_quantile: float = Field(default=0.5, gt=0, lt=1)
+    """Share of devices whose update should stay unclipped (adaptive clipping)."""
+    clip_lr: float = Field(default=0.2, gt=0)
+    """Step size of log S (adaptive clipping): at quantile 0.5 a round moves log S by clip_lr / 2 at most."""
+    bit_noise: Annotated[float | None, Optional] = Field(default=None, gt=0)
+    """sigma_b: standard deviation of the noise on the number of unclipped devices, accounted within the round's release
+    (adaptive clipping); none takes a twentieth of the expected cohort, as Andrew et al. 2021 do."""
     example_clip: float = Field(default=0.5, gt=0)
     """C: L2 bound of one example's gradient (units interaction and both)."""
     sample_rate: float = Field(default=1.0, gt=0, le=1)
@@ -196,6 +205,11 @@ class PrivacyConfig(_Section):
             raise ValueError(
                 "expected exactly one of privacy.epsilon and privacy.noise_multiplier; set the other to none"
             )
+        if self.clipping == "adaptive" and self.unit not in ("user", "both"):
+            raise ValueError(
+                f"expected privacy.clipping = fixed under unit {self.unit}, where no whole update is clipped, got "
+                "adaptive; set privacy.unit to user or both"
+            )
         return self
 
 
@@ -212,6 +226,9 @@ class ServerConfig(_Section):
     """Distinct items that count fully in a device's vote (not under ``interaction``); more of them count less each."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
+    min_separation: int = Field(default=1, ge=1)
+    """b: a device sits out b - 1 rounds of adaptation after each of its own, by public turns; 1: none. Above 1 no
+    amplification by sampling is accounted (unit user), but a b-th of the rounds."""
     outer_lr: float = Field(default=1.0, gt=0)
     """Step size of the Reptile step."""
     outer_optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
@@ -228,6 +245,11 @@ class ServerConfig(_Section):
     """Stop after this many validations without a better one (not private); none never stops."""
     nodes: int = Field(default=1, ge=1)
     """Flower nodes among which a simulation divides its devices."""
+
+    @property
+    def accounted_rate(self) -> float:
+        """The Poisson rate that unit user is accounted with: 1, no amplification, with a minimum separation."""
+        return self.participation if self.min_separation == 1 else 1.0
 
 
 class EvaluationConfig(_Section):
@@ -350,6 +372,16 @@ class Config(_Section):
     def adapt_rounds(self) -> int:
         """Rounds in which devices adapt: all but the warm start."""
         return self.server.rounds - (self.server.warm_start == "popularity")
+
+    def expected_cohort(self, population: int) -> float:
+        """Devices of a round of adaptation to expect: a public constant, the divisor of their sum."""
+        return self.server.participation * population / self.server.min_separation
+
+    def bit_noise(self, population: int) -> float | None:
+        """sigma_b of adaptive clipping, none where the clip is fixed."""
+        if self.privacy.clipping == "fixed":
+            return None
+        return self.privacy.bit_noise or self.expected_cohort(population) / 20
 
     def to_toml(self) -> str:
         """The whole configuration as TOML that :func:`load_config` reads back to an equal one."""

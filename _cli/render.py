@@ -52,6 +52,10 @@ def show_run(console: Console, run: Run) -> None:
     console.print(_cost(summary))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("chosen", f"round {summary['chosen_round']} of {summary['rounds']}, on validation")
+    clips = summary.get("clip_by_round")
+    if clips:
+        (first, start), *_, (last, end) = [*clips.items()] * 2
+        facts.add_row("clip", f"{start:.3g} in round {first}, {end:.3g} in round {last} (adaptive)")
     facts.add_row("took", clock(summary["seconds"]))
     facts.add_row("run", Text(_path(run.directory)))
     facts.add_row("report", Text(_path(run.directory / "report.html"), style="cyan"))

@@ -1,10 +1,11 @@
-"""The wire format: the one module that both server and device read. Version 1.
+"""The wire format: the one module that both server and device read. Version 2.
 
 Both messages are Flower records: a ``ConfigRecord`` named ``fedrec`` with the fields and an ``ArrayRecord`` with the
 tensors (float32, little-endian, C order, in numpy's file format 1.0; no pickle, no JSON). Reading is strict: what is
 missing, extra or of another type is a :class:`WireError` of one sentence.
 
-A reply holds nothing private but the clipped sum itself: no ``num-examples``, no loss, no metric, no device id.
+A reply holds nothing private but the clipped sum itself and, where the clip is adaptive, the number of devices that it
+did not clip, which the server releases noised only: no ``num-examples``, no loss, no metric, no device id.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from ..errors import WireError
 from ..meta.policy import Named
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Raised whenever a field or its meaning changes. ``version``, ``kind``, ``round``, ``status`` and ``reason`` stay."""
 FIELDS = "fedrec"
 """Name of the record with the fields."""
@@ -53,6 +54,8 @@ class TrainOrder:
     """Roster indices drawn this round that the node hosts, increasing, at least one; none: the node's own device."""
     run: str
     """Public name of the run."""
+    clip: float | None = None
+    """S of this round, where the clip is adaptive: each update is held to it, and the reply counts those within it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class TrainReply:
     """How many had no budget or no consent."""
     reason: str = ""
     """A word (letters, digits, ``_.-``): ``wire-version``, an exception's class name. Never a message."""
+    unclipped: int | None = None
+    """How many devices' updates the order's clip left alone; none where the order holds no clip."""
 
 
 def encode_order(order: TrainOrder) -> RecordDict:
@@ -84,6 +89,8 @@ def encode_order(order: TrainOrder) -> RecordDict:
     fields: dict[str, object] = {"kind": "order", "round": order.round, "schema": order.schema, "run": order.run}
     if order.devices is not None:
         fields["devices"] = _checked_devices(order.devices).tobytes()
+    if order.clip is not None:
+        fields["clip"] = _checked_clip(order.clip)
     return _records(fields, "phi", order.phi)
 
 
@@ -94,14 +101,17 @@ def decode_order(records: RecordDict) -> TrainOrder:
         WireVersionError: it is of another version.
         WireError: it is not an order of this version.
     """
-    fields = _fields(records, "order", {"round": int, "schema": str, "run": str}, {"devices": bytes}, ["phi"])
+    optional = {"devices": bytes, "clip": float}
+    fields = _fields(records, "order", {"round": int, "schema": str, "run": str}, optional, ["phi"])
     packed = cast(bytes | None, fields.get("devices"))
+    clip = cast(float | None, fields.get("clip"))
     return TrainOrder(
         round=_count(fields, "round", 1),
         phi=_named(records, "phi"),
         schema=cast(str, fields["schema"]),
         devices=None if packed is None else _unpacked_devices(packed),
         run=cast(str, fields["run"]),
+        clip=None if clip is None else _checked_clip(clip),
     )
 
 
@@ -118,6 +128,8 @@ def encode_reply(reply: TrainReply) -> RecordDict:
         fields["schema"] = reply.schema
     if reply.reason:
         fields["reason"] = reply.reason
+    if reply.unclipped is not None:
+        fields["unclipped"] = reply.unclipped
     return _records(fields, "update", reply.update if reply.status == "ok" else None)
 
 
@@ -129,7 +141,8 @@ def decode_reply(records: RecordDict) -> TrainReply:
         WireError: it is not a reply of this version, or the status contradicts the update.
     """
     required = {"round": int, "status": str, "devices": int, "refused": int}
-    fields = _fields(records, "reply", required, {"schema": str, "reason": str}, ["update"])
+    optional = {"schema": str, "reason": str, "unclipped": int}
+    fields = _fields(records, "reply", required, optional, ["update"])
     status = fields["status"]
     if (status == "ok") != ("update" in records):
         raise WireError(f"expected an update with status ok and with no other, got status {status!r}")
@@ -141,6 +154,7 @@ def decode_reply(records: RecordDict) -> TrainReply:
         devices=_count(fields, "devices", 0),
         refused=_count(fields, "refused", 0),
         reason=cast(str, fields.get("reason", "")),
+        unclipped=cast(int | None, fields.get("unclipped")),
     )
     _check_reply(reply)
     return reply
@@ -283,8 +297,16 @@ def _check_reply(reply: TrainReply) -> None:
         raise WireError(
             f"expected round, devices and refused >= 0, got {reply.round}, {reply.devices}, {reply.refused}"
         )
-    if reply.status != "ok" and (reply.devices or reply.update):
+    if reply.status != "ok" and (reply.devices or reply.update or reply.unclipped is not None):
         raise WireError(f"expected nothing to be summed with status {reply.status!r}, got {reply.devices} devices")
+    if reply.unclipped is not None and not (_is(reply.unclipped, int) and 0 <= reply.unclipped <= reply.devices):
+        raise WireError(f"expected unclipped to be a number from 0 to {reply.devices} devices, got {reply.unclipped!r}")
+
+
+def _checked_clip(clip: float) -> float:
+    if not _is(clip, float) or not math.isfinite(clip) or clip <= 0:
+        raise WireError(f"expected a finite clip > 0, got {clip!r}")
+    return clip
 
 
 def _checked_devices(devices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

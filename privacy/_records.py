@@ -102,8 +102,12 @@ class LedgerSettings:
     budget_epsilon: float | Mapping[str, float] | None
     """One budget for each account, ``None`` for no limit, or budgets by kind of account (the name up to a colon)."""
     accountant: Accountant
+    mechanism: str = ""
+    """In words, what a debit pays for and how often, where that is more than a plain sum of a Poisson sample."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mechanism, str):
+            raise ValueError(f"expected the ledger's mechanism to be a text, got {self.mechanism!r}")
         if self.unit not in ("interaction", "user", "both"):
             raise ValueError(f"expected the ledger's unit to be interaction, user or both, got {self.unit!r}")
         probability("ledger.delta", self.delta, open_right=True)
@@ -128,7 +132,8 @@ class LedgerSettings:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
         budget = self.budget_epsilon
-        return {
+        words = {"mechanism": self.mechanism} if self.mechanism else {}
+        return words | {
             "unit": self.unit,
             "delta": float(self.delta),
             "budget_epsilon": dict(budget) if isinstance(budget, Mapping) else budget,

@@ -72,6 +72,7 @@ class Ledger:
         delta: float,
         budget_epsilon: float | Mapping[str, float] | None,
         accountant: Accountant = "rdp",
+        mechanism: str = "",
     ) -> Ledger:
         """Start a new ledger; refuses to touch an existing file.
 
@@ -79,7 +80,7 @@ class Ledger:
             LedgerError: the file exists or can't be written.
             ValueError: a setting is wrong.
         """
-        settings = LedgerSettings(unit, delta, budget_epsilon, accountant)
+        settings = LedgerSettings(unit, delta, budget_epsilon, accountant, mechanism)
         return cls(_chain.Chain.create(Path(path), settings.to_dict()), settings)
 
     @classmethod

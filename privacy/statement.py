@@ -43,6 +43,8 @@ class PrivacyStatement:
     """True if the noise came from a seeded stream: whoever knows the seed can remove it."""
     neighbours: str = ""
     """The neighbouring relation; filled in from the unit."""
+    clipping: str = ""
+    """How the clip moves from ``clip``, its start, in words; empty: it does not."""
 
     def __post_init__(self) -> None:
         if self.unit not in NEIGHBOURS:
@@ -56,10 +58,11 @@ class PrivacyStatement:
     def sentence(self) -> str:
         """One line for logs, tables and captions."""
         rounds = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+        moves = f" at first, {self.clipping}" if self.clipping else ""
         text = (
             f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g}, unit {self.unit} ({self.neighbours}), "
             f"{accountant_label(self.accountant)}, sampler: {self.sampler}, "
-            f"noise multiplier {self.noise_multiplier:.4g}, clip {self.clip:g}, {rounds}"
+            f"noise multiplier {self.noise_multiplier:.4g}, clip {self.clip:g}{moves}, {rounds}"
         )
         return text + ("; simulation only: the noise was seeded" if self.seeded else "")
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from ..config import Config
 from ..errors import LedgerError
 from ..privacy.accounting import Charge, epsilon
+from ..privacy.adaptive import describe_adaptive
 from ..privacy.ledger import Ledger, LedgerSettings
+from ..privacy.separation import describe_separation, most_participations
 from . import _durable
 from .checkpoint import Checkpoint
 from .plan import FederationPlan
@@ -22,6 +24,10 @@ LEDGER = "ledger.sqlite"
 class FederationAccount:
     """Pays for the central noise of units user and both; under the other units there is nothing to pay.
 
+    With a minimum separation there is one account for each turn, named ``federation:turn-1-of-4``: a round is debited
+    from those whose devices may be in it, so that an account holds what one device took part in. The dearest is what
+    the federation has spent.
+
     A seeded simulation that repeats a round after a crash releases the same bits and owes nothing new; elsewhere the
     repeated round draws fresh noise and is debited again.
     """
@@ -29,7 +35,6 @@ class FederationAccount:
     def __init__(self, config: Config, plan: FederationPlan, ledger: Ledger | None) -> None:
         """Use :meth:`open`."""
         self._privacy = config.privacy
-        self._rate = config.server.participation
         self._config = config
         self._plan = plan
         self._simulation = plan.simulation
@@ -46,12 +51,13 @@ class FederationAccount:
             return cls(config, plan, None)
         path = plan.run_dir / LEDGER
         if checkpoint is None and not path.exists():
-            create_ledger(path, _settings(config))
+            create_ledger(path, ledger_settings(config, plan.population))
         ledger = Ledger.open(path)
-        if ledger.settings != _settings(config):
+        wanted = ledger_settings(config, plan.population)
+        if ledger.settings != wanted:
             ledger.close()
             raise LedgerError(
-                f"expected the ledger {path} to have the settings {_settings(config)}, got {ledger.settings}; "
+                f"expected the ledger {path} to have the settings {wanted}, got {ledger.settings}; "
                 "resume with the run's own configuration"
             )
         if checkpoint is not None and not ledger.extends(checkpoint.ledger_count, checkpoint.ledger_head):
@@ -68,9 +74,10 @@ class FederationAccount:
         Raises:
             BudgetExhausted: nothing was debited and the round may not be held.
         """
-        if self._ledger is not None:
-            charge = self._charge(number)
-            self._ledger.reserve(ACCOUNT, charge, key=_key(number), replay=self._simulation)
+        if self._ledger is None:
+            return
+        for turn in self._turns(number):
+            self._ledger.reserve(self._account(turn), self._charge(number), key=_key(number), replay=self._simulation)
 
     def settle(self, number: int) -> None:
         """Note that the round's noised sum exists."""
@@ -79,13 +86,18 @@ class FederationAccount:
 
     def affords(self, number: int) -> bool:
         """Whether round ``number`` can be paid after all the rounds before it."""
-        if self._ledger is None or self._privacy.epsilon is None:
+        budget = self._privacy.epsilon
+        if self._ledger is None or budget is None:
             return True
-        return self._cost(number - 1, extra=1) <= self._privacy.epsilon
+        coming = (self._charge(number), 1)
+        return all(self._epsilon([*self._paid(turn, number - 1), coming]) <= budget for turn in self._turns(number))
 
     def spent(self, number: int) -> dict[str, float]:
-        """Epsilon by unit after round ``number``."""
-        return {} if self._ledger is None else {"user": self._cost(number, extra=0)}
+        """Epsilon by unit after round ``number``: that of the account which paid most."""
+        if self._ledger is None:
+            return {}
+        every = range(self._config.server.min_separation)
+        return {"user": max(self._epsilon(self._paid(turn, number)) for turn in every)}
 
     @property
     def position(self) -> tuple[int, str]:
@@ -98,19 +110,31 @@ class FederationAccount:
             self._ledger.close()
 
     def _charge(self, number: int) -> Charge:
-        return Charge(self._plan.noise(self._config, number), self._rate, 1)
+        return Charge(self._plan.noise(self._config, number), self._config.server.accounted_rate, 1)
 
-    def _cost(self, rounds: int, extra: int) -> float:
-        """Epsilon of ``rounds`` and ``extra`` more.
+    def _turns(self, number: int) -> list[int]:
+        """Turns of the devices that may be in a round."""
+        turn = self._plan.turn(self._config, number)
+        return list(range(self._config.server.min_separation)) if turn is None else [turn]
+
+    def _account(self, turn: int) -> str:
+        separation = self._config.server.min_separation
+        return ACCOUNT if separation == 1 else f"{ACCOUNT}:turn-{turn + 1}-of-{separation}"
+
+    def _paid(self, turn: int, rounds: int) -> list[tuple[Charge, int]]:
+        """What an account has paid after ``rounds``: charges and how often.
 
         A seeded simulation that fell back to an earlier round finds later debits in its ledger, for releases that it is
         about to repeat: it counts rounds. A deployment counts every debit.
         """
         if not self._simulation and self._ledger is not None:
-            charges = self._ledger.history(ACCOUNT)
-            charges += [self._charge(rounds + 1 + place) for place in range(extra)]
-        else:
-            charges = [self._charge(number) for number in range(1, rounds + extra + 1)]
+            return [(charge, 1) for charge in self._ledger.history(self._account(turn))]
+        warm = self._config.server.rounds - self._config.adapt_rounds
+        own = most_participations(max(0, rounds - warm - turn), self._config.server.min_separation)
+        counted = ((1, min(rounds, warm)), (warm + 1, own))
+        return [(self._charge(number), times) for number, times in counted if times]
+
+    def _epsilon(self, charges: list[tuple[Charge, int]]) -> float:
         return epsilon(charges, self._privacy.delta, self._privacy.accountant)
 
 
@@ -131,6 +155,7 @@ def create_ledger(path: Path, settings: LedgerSettings) -> None:
                 delta=settings.delta,
                 budget_epsilon=settings.budget_epsilon,
                 accountant=settings.accountant,
+                mechanism=settings.mechanism,
             ).close()
             for file in sorted(nursery.iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.parent / file.name)
@@ -139,9 +164,15 @@ def create_ledger(path: Path, settings: LedgerSettings) -> None:
             shutil.rmtree(nursery, ignore_errors=True)
 
 
-def _settings(config: Config) -> LedgerSettings:
-    privacy = config.privacy
-    return LedgerSettings("user", privacy.delta, privacy.epsilon, privacy.accountant)
+def ledger_settings(config: Config, population: int) -> LedgerSettings:
+    """The settings of a federation's ledger, in words what its debits pay for where that is more than a plain sum."""
+    privacy, server = config.privacy, config.server
+    words = []
+    if privacy.clipping == "adaptive":
+        words.append(describe_adaptive(privacy.clip_quantile, config.bit_noise(population)))
+    if server.min_separation > 1:
+        words.append(describe_separation(config.adapt_rounds, server.min_separation))
+    return LedgerSettings("user", privacy.delta, privacy.epsilon, privacy.accountant, "; ".join(words))
 
 
 def _key(number: int) -> str:

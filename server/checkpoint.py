@@ -60,6 +60,8 @@ class Checkpoint:
     """Rows of the federation's ledger (0: the run has none)."""
     ledger_head: str = ""
     """Its hash then."""
+    clip: float | None = None
+    """S of the next round of adaptation; none where it is fixed."""
 
 
 class CheckpointStore:
@@ -172,6 +174,8 @@ def _manifest(checkpoint: Checkpoint, state: bytes) -> bytes:
         "config": dict(checkpoint.config),
         "state_sha256": hashlib.sha256(state).hexdigest(),
     }
+    if checkpoint.clip is not None:
+        body["clip"] = checkpoint.clip
     return (json.dumps(body | {"sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode()
 
 

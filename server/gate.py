@@ -38,6 +38,11 @@ class Verdict:
         """Devices whose updates count."""
         return sum(reply.devices for reply in self.admitted)
 
+    @property
+    def unclipped(self) -> int:
+        """Those among them whose update was not clipped, where the clip is adaptive. Private: released noised only."""
+        return sum(reply.unclipped or 0 for reply in self.admitted)
+
 
 class _Rejected(Exception):
     """A reply must not count: a reason to count and a sentence to log."""
@@ -61,6 +66,9 @@ class ReplyGate:
     """Devices ordered, by node id."""
     bound: Sensitivity | None
     """What clipping promises for one device (units user and both), in scaled space; none checks no norm."""
+    bits: bool = False
+    """Whether the order held a clip: a reply then counts the devices within it, from 0 to all (the wire format checks
+    that), and otherwise it counts nothing."""
 
     def inspect(self, replies: Iterable[Message]) -> Verdict:
         """Check every reply. A node that replied more than once counts with none: no arrival order would be right."""
@@ -115,6 +123,9 @@ class ReplyGate:
             raise _Rejected("wire", str(error)) from None
 
     def _check_update(self, reply: TrainReply) -> None:
+        if (reply.unclipped is not None) != self.bits:
+            wanted = "a number of unclipped devices" if self.bits else "no number of unclipped devices"
+            raise _Rejected("unclipped", f"expected {wanted}, got {reply.unclipped}")
         if reply.update.keys() != self.phi.keys():
             wrong = sorted(reply.update.keys() ^ self.phi.keys())
             raise _Rejected("names", f"expected the tensors of the policy, got a difference at {wrong[:5]}")

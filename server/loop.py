@@ -85,7 +85,7 @@ class _Federation:
         except BaseException:
             self._account.close()
             raise
-        self._strategy = MetaStrategy(config, plan, self._last.outer)
+        self._strategy = MetaStrategy(config, plan, self._last.outer, self._last.clip)
 
     @property
     def done(self) -> int:
@@ -128,12 +128,13 @@ class _Federation:
             logger.warning("round %d is not held: %s", number, error)
             self._save(replace(self._last, stopped="budget"))
             return
+        clip = self._strategy.clip_of(number)
         phi = self._train(grid, number)
         self._account.settle(number)
         final = self._final(number)
         validation = self._validation(number, phi, due=final is not None or number % self._config.evaluation.every == 0)
         checkpoint = self._judged(number, phi, validation, final)
-        report = self._report(number, validation, time.perf_counter() - started)
+        report = self._report(number, validation, clip, time.perf_counter() - started)
         self._log.append(report.row())
         self._save(checkpoint)
         if self._plan.on_round is not None:
@@ -180,6 +181,7 @@ class _Federation:
             round=number,
             phi=phi,
             outer=self._strategy.outer,
+            clip=self._strategy.clip,
             stopped=final,
             ledger_count=count,
             ledger_head=head,
@@ -194,7 +196,9 @@ class _Federation:
         impatient = final is None and patience is not None and stale >= patience
         return replace(after, stale=stale, stopped="patience" if impatient else final)
 
-    def _report(self, number: int, validation: Mapping[str, float] | None, seconds: float) -> RoundReport:
+    def _report(
+        self, number: int, validation: Mapping[str, float] | None, clip: float | None, seconds: float
+    ) -> RoundReport:
         extra = self._plan.epsilon(number) if self._plan.epsilon is not None else {}
         verdict = self._strategy.verdict
         return RoundReport(
@@ -206,6 +210,7 @@ class _Federation:
             quarantined=verdict.quarantined,
             refused=verdict.refused,
             rounds=self._config.server.rounds,
+            clip=clip,
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:

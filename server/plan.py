@@ -15,7 +15,9 @@ from ..errors import ConfigError, RunError
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM
+from ..privacy.adaptive import split_noise
 from ..privacy.mechanisms import Sensitivity
+from ..privacy.separation import turn_of
 from .roster import Roster
 
 StopReason = Literal["rounds", "patience", "budget"]
@@ -43,10 +45,12 @@ class RoundReport:
     """Devices that had no budget or no consent."""
     rounds: int
     """Rounds of the whole run; not part of the row."""
+    clip: float | None = None
+    """S of this round, where the clip is adaptive: post-processing of what earlier rounds released."""
 
     def row(self) -> dict[str, Any]:
         """The row of ``metrics.jsonl``."""
-        return {
+        row: dict[str, Any] = {
             "round": self.round,
             "participants": self.participants,
             "epsilon": dict(self.epsilon),
@@ -55,6 +59,7 @@ class RoundReport:
             "quarantined": dict(self.quarantined),
             "refused": self.refused,
         }
+        return row if self.clip is None else row | {"clip": self.clip}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +105,20 @@ class FederationPlan:
     locked: bool = False
     """The caller holds the :class:`RunLock` of ``run_dir`` already."""
 
-    def sensitivity(self, config: Config, round_number: int) -> Sensitivity | None:
-        """What one device can move a round's sum by (units user and both), else none."""
+    def sensitivity(self, config: Config, round_number: int, clip: float | None = None) -> Sensitivity | None:
+        """What one device can move a round's sum by (units user and both), else none; ``clip``: S where it adapts."""
         if config.privacy.unit not in ("user", "both"):
             return None
         if config.phase(round_number) == "popularity":
             return Sensitivity(VOTE_NORM, {}, "user")
-        return Sensitivity(config.privacy.clip, self.scales, "user")
+        return Sensitivity(clip or config.privacy.clip, self.scales, "user")
+
+    def turn(self, config: Config, round_number: int) -> int | None:
+        """Whose turn a round is; none where every device may take part: no minimum separation, or the warm start."""
+        if config.server.min_separation == 1 or config.phase(round_number) == "popularity":
+            return None
+        before = config.server.rounds - config.adapt_rounds
+        return turn_of(round_number - before, config.server.min_separation)
 
     def noise(self, config: Config, round_number: int) -> float:
         """The multiplier of a round's central noise; 0 where there is none."""
@@ -129,6 +141,7 @@ class FederationPlan:
         Raises:
             RunError: fewer than 2 devices, or an initialization that is empty, not float32 or not finite.
             ConfigError: noise and unit contradict each other, or validation is asked for by name and there is none.
+            PrivacyError: the noise on the bits of adaptive clipping is too small for the whole release's.
             ValueError: a scale is not positive or names no parameter.
         """
         Roster(self.population, self.single)
@@ -146,6 +159,14 @@ class FederationPlan:
         if central:
             positive("noise_multiplier", self.noise_multiplier or 0.0)
             Sensitivity(config.privacy.clip, self.scales, "user").check_names(dict.fromkeys(self.trained or self.phi0))
+        bits = config.bit_noise(self.population)
+        if central and bits is not None:
+            split_noise(self.noise_multiplier or 0.0, bits)
+        if config.server.min_separation > self.population:
+            raise ConfigError(
+                f"expected server.min_separation of at most the {self.population} devices there are, got "
+                f"{config.server.min_separation}; lower it"
+            )
         if central and config.phase(1) == "popularity":
             positive("warm_noise_multiplier", self.warm_noise_multiplier or 0.0)
         if config.phase(1) == "popularity" and WARM_STARTED not in self.phi0:

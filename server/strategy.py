@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -17,9 +19,11 @@ from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import log_popularity
 from ..meta.reptile import OuterState, mean_update, reptile_step
+from ..privacy.adaptive import joint_release, next_clip
 from ..privacy.entropy import NoiseSource, SeededNoise, SystemNoise
-from ..privacy.mechanisms import gaussian_sum_noise
+from ..privacy.mechanisms import Sensitivity, gaussian_sum_noise
 from ..privacy.sampling import poisson_participants
+from ..privacy.separation import turns
 from .gate import ReplyGate, Verdict
 from .plan import FederationPlan
 from .roster import Roster
@@ -34,12 +38,18 @@ class MetaStrategy(Strategy):
         Units user and both: one Gaussian of ``noise_multiplier`` times the clip is added to the sum of the clipped
         updates of Poisson-drawn devices, and the divisor is the fixed expected cohort size ``participation *
         population``. Missing, refused and quarantined replies change neither; a round that reaches nobody still
-        releases noise. Neighbours: add or remove one device.
+        releases noise. Neighbours: add or remove one device. Where the clip adapts, sum and number of unclipped devices
+        are one joint release at the same price (``privacy.adaptive``). With a minimum separation only those devices are
+        drawn whose turn it is (``privacy.separation``), and the divisor is a b-th.
     """
 
-    def __init__(self, config: Config, plan: FederationPlan, outer: OuterState | None = None) -> None:
-        """Start from ``outer`` (none: fresh) under a checked plan."""
+    def __init__(
+        self, config: Config, plan: FederationPlan, outer: OuterState | None = None, clip: float | None = None
+    ) -> None:
+        """Start from ``outer`` (none: fresh) and, where it adapts, ``clip`` (none: the first) under a checked plan."""
         self.outer = outer or OuterState()
+        self.clip = (clip or config.privacy.clip) if config.privacy.clipping == "adaptive" else None
+        """S of the next round of adaptation, where the clip is adaptive."""
         self.verdict = Verdict()
         self._config = config
         self._plan = plan
@@ -54,18 +64,20 @@ class MetaStrategy(Strategy):
         phi = self._phi = decode_named(arrays)
         seed = self._config.seed if self._plan.simulation else None
         drawn = poisson_participants(seed, server_round, self._plan.population, self._config.server.participation)
-        shares = self._roster.assign(drawn, grid.get_node_ids())
+        shares = self._roster.assign(self._in_turn(server_round, drawn), grid.get_node_ids())
+        clip = self.clip_of(server_round)
         self._gate = ReplyGate(
             round=server_round,
             schema=self._plan.schema,
             phi=self._asked(server_round, phi),
             ordered={node: len(share) for node, share in shares.items()},
-            bound=self._plan.sensitivity(self._config, server_round),
+            bound=self._plan.sensitivity(self._config, server_round, clip),
+            bits=clip is not None,
         )
         messages = []
         for node, share in shares.items():
             devices = None if self._plan.single else share
-            order = TrainOrder(server_round, phi, self._plan.schema, devices, self._plan.run_name(self._config))
+            order = TrainOrder(server_round, phi, self._plan.schema, devices, self._plan.run_name(self._config), clip)
             messages.append(Message(encode_order(order), node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 
@@ -80,7 +92,7 @@ class MetaStrategy(Strategy):
             raise ValueError(f"expected round {server_round} to be configured first; call configure_train")
         self._gate = None
         self.verdict = gate.inspect(replies)
-        released = self._released(server_round, _sum(gate.phi, self.verdict.admitted))
+        released = self._released(server_round, gate.bound, _sum(gate.phi, self.verdict.admitted))
         phi = self._folded(server_round, released)
         metrics = MetricRecord()
         metrics["participants"] = self.verdict.devices
@@ -101,23 +113,54 @@ class MetaStrategy(Strategy):
     def summary(self) -> None:
         """Log what this strategy does."""
         server, unit = self._config.server, self._config.privacy.unit
-        bound = self._plan.sensitivity(self._config, server.rounds)
+        bound = self._plan.sensitivity(self._config, server.rounds, self.clip)
+        adapts = "" if self.clip is None else " (adaptive)"
         logger.info(
-            "Reptile: %d devices, Poisson rate %g, %s with step size %g; unit %s%s",
+            "Reptile: %d devices, Poisson rate %g%s, %s with step size %g; unit %s%s",
             self._plan.population,
             server.participation,
+            "" if server.min_separation == 1 else f", minimum separation {server.min_separation}",
             server.outer_optimizer,
             server.outer_lr,
             unit,
-            "" if bound is None else f", clip {bound.value:g}, noise {self._plan.noise_multiplier:g}",
+            "" if bound is None else f", clip {bound.value:g}{adapts}, noise {self._plan.noise_multiplier:g}",
         )
 
-    def _released(self, server_round: int, total: Named) -> Named:
+    def clip_of(self, server_round: int) -> float | None:
+        """S that goes out with a round's orders; none where it is fixed, and in the warm start, which has its own."""
+        return None if self._config.phase(server_round) == "popularity" else self.clip
+
+    def _in_turn(self, server_round: int, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of the drawn devices whose turn the round is."""
+        turn = self._plan.turn(self._config, server_round)
+        if turn is None:
+            return drawn
+        own = turns(self._config.seed, self._plan.population, self._config.server.min_separation)
+        mine: npt.NDArray[np.int64] = drawn[own[drawn] == turn]
+        return mine
+
+    def _released(self, server_round: int, bound: Sensitivity | None, total: Named) -> Named:
         """The noised sum (units user and both), or the sum itself where devices protect themselves or nobody does."""
-        bound = self._plan.sensitivity(self._config, server_round)
         if bound is None:
             return total
-        return gaussian_sum_noise(total, bound, self._plan.noise(self._config, server_round), self._noise(server_round))
+        noise_multiplier = self._plan.noise(self._config, server_round)
+        bit_noise = self._config.bit_noise(self._plan.population)
+        if bit_noise is None or self.clip_of(server_round) is None:
+            return gaussian_sum_noise(total, bound, noise_multiplier, self._noise(server_round, "server-noise"))
+        joint = joint_release(
+            total,
+            bound,
+            unclipped=self.verdict.unclipped,
+            participants=self.verdict.devices,
+            expected_devices=self._config.expected_cohort(self._plan.population),
+            noise_multiplier=noise_multiplier,
+            bit_noise=bit_noise,
+            noise=self._noise(server_round, "server-noise"),
+            bits=self._noise(server_round, "bit-noise"),
+        )
+        privacy = self._config.privacy
+        self.clip = next_clip(bound.value, joint.fraction, privacy.clip_quantile, privacy.clip_lr)
+        return joint.update
 
     def _asked(self, server_round: int, phi: Named) -> Named:
         """The parameters that the round's updates are about."""
@@ -127,14 +170,14 @@ class MetaStrategy(Strategy):
         """The next initialization: a Reptile step, or the warm start's bias."""
         if self._config.phase(server_round) == "popularity":
             return {**self._phi, WARM_STARTED: log_popularity(released[WARM_STARTED], self._plan.warm_floor)}
-        mean = mean_update(released, self._config.server.participation * self._plan.population)
+        mean = mean_update(released, self._config.expected_cohort(self._plan.population))
         trained = self._asked(server_round, self._phi)
         moved, self.outer = reptile_step(trained, mean, self.outer, self._config.server, server_round)
         return {**self._phi, **moved}
 
-    def _noise(self, server_round: int) -> NoiseSource:
+    def _noise(self, server_round: int, purpose: str) -> NoiseSource:
         if self._plan.simulation:
-            return SeededNoise(torch_stream(self._config.seed, server_round, "server-noise"))
+            return SeededNoise(torch_stream(self._config.seed, server_round, purpose))
         return SystemNoise()
 
 

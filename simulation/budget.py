@@ -9,7 +9,9 @@ from typing import Literal
 from ..config import Config
 from ..errors import ConfigError
 from ..privacy.accounting import Charge, epsilon
+from ..privacy.adaptive import describe_adaptive
 from ..privacy.planning import Part, describe_sampler, split_noise
+from ..privacy.separation import describe_separation, most_participations
 from ..privacy.statement import PrivacyStatement
 
 
@@ -43,22 +45,23 @@ class BudgetPlan:
     statements: tuple[PrivacyStatement, ...]
 
 
-def plan_budget(config: Config, *, changes: int = 1) -> BudgetPlan:
+def plan_budget(config: Config, *, changes: int = 1, population: int | None = None) -> BudgetPlan:
     """Find the noise for ``privacy.epsilon``, or take ``privacy.noise_multiplier`` and tell the epsilon.
 
     Args:
         config: the run; its noise will be seeded, as every simulation's.
         changes: examples that one log entry can move (``meta.examples.changes_per_entry``): part of the sensitivity.
+        population: devices that train, for the words of the statement alone; none says nothing that depends on it.
     """
     unit = config.privacy.unit
     user = _noise(config, "user") if unit in ("user", "both") else None
     interaction = _noise(config, "interaction") if unit in ("interaction", "both") else None
     statements = []
     if user is not None:
-        statements.append(_statement(config, "user", user, config.privacy.clip, config.server.participation))
+        statements.append(_statement(config, "user", user, config.privacy.clip, population))
     if interaction is not None:
         bound = changes * config.privacy.example_clip
-        statements.append(_statement(config, "interaction", interaction, bound, config.privacy.sample_rate))
+        statements.append(_statement(config, "interaction", interaction, bound))
     return BudgetPlan(user=user, interaction=interaction, statements=tuple(statements))
 
 
@@ -75,8 +78,8 @@ def warm_floor(config: Config, plan: BudgetPlan, population: int) -> float:
 
 def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
     privacy, warm = config.privacy, config.server.warm_start != "none"
-    rate = config.server.participation if unit == "user" else privacy.sample_rate
-    steps = config.adapt_rounds if unit == "user" else privacy.max_participations * config.local.steps
+    rate = config.server.accounted_rate if unit == "user" else privacy.sample_rate
+    steps = participations(config, unit) * (1 if unit == "user" else config.local.steps)
     warm_rate = rate if unit == "user" else 1.0
     share = privacy.warm_share if warm else 0.0
     if privacy.epsilon is not None:
@@ -97,18 +100,39 @@ def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
     return PhaseNoise(adapt=adapt, warm=first, charges=charges)
 
 
+def participations(config: Config, unit: Literal["user", "interaction"]) -> int:
+    """Rounds of adaptation that one device's account is to last for."""
+    turns = most_participations(config.adapt_rounds, config.server.min_separation)
+    if unit == "user":
+        return turns
+    most = config.privacy.max_participations
+    return most if config.server.min_separation == 1 else min(most, turns)
+
+
 def _statement(
-    config: Config, unit: Literal["user", "interaction"], noise: PhaseNoise, clip: float, rate: float
+    config: Config, unit: Literal["user", "interaction"], noise: PhaseNoise, clip: float, population: int | None = None
 ) -> PrivacyStatement:
     privacy = config.privacy
+    adaptive = unit == "user" and privacy.clipping == "adaptive"
+    bits = privacy.bit_noise if population is None else config.bit_noise(population)
     return PrivacyStatement(
         epsilon=epsilon(noise.charges, privacy.delta, privacy.accountant),
         delta=privacy.delta,
         unit=unit,
         accountant=privacy.accountant,
-        sampler=describe_sampler(rate),
+        sampler=_sampler(config, unit),
         noise_multiplier=noise.adapt,
         clip=clip,
         rounds=len(noise.charges),
         seeded=True,
+        clipping=describe_adaptive(privacy.clip_quantile, bits) if adaptive else "",
     )
+
+
+def _sampler(config: Config, unit: Literal["user", "interaction"]) -> str:
+    rate = config.server.participation if unit == "user" else config.privacy.sample_rate
+    separation = config.server.min_separation
+    if separation == 1:
+        return describe_sampler(rate)
+    apart = describe_separation(config.adapt_rounds, separation, participations(config, unit))
+    return apart if unit == "user" else f"{describe_sampler(rate)}; {apart}"

@@ -68,10 +68,12 @@ class CohortResult:
     Attributes:
         total: sum of the (clipped) updates, float64 by name.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
+        unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
     """
 
     total: Named
     personal: Named
+    unclipped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,11 +114,12 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """A chunk's sum and personal parameters, and which devices' numbers are finite, bool ``[devices]``."""
+    """A chunk's sum and personal parameters, which devices are finite, bool ``[devices]``, how many unclipped."""
 
     total: Named
     personal: Named
     finite: Tensor
+    unclipped: int = 0
 
 
 def adapt_cohort(
@@ -154,13 +157,15 @@ def adapt_cohort(
         )
         return _reference(chunk) if config.engine.kind == "reference" else _batched(chunk)
 
+    unclipped = 0
     chunks = list(_chunks(policy, work, config, mechanism))
     for places, outcome in zip(chunks, in_order(adapt, chunks), strict=True):
         for name, value in outcome.total.items():
             total[name] += value
         for name, value in outcome.personal.items():
             personal[name][torch.from_numpy(places)] = value
-    return CohortResult(total=total, personal=personal)
+        unclipped += outcome.unclipped
+    return CohortResult(total=total, personal=personal, unclipped=unclipped)
 
 
 def in_order(function: Callable[[Item], Answer], items: list[Item]) -> Iterator[Answer]:
@@ -223,6 +228,7 @@ def _reference(chunk: _Chunk) -> _Outcome:
     """Device by device, on Opacus where there is a local mechanism."""
     total: Named = {}
     personal: Named = {name: value.clone() for name, value in chunk.personal.items()}
+    unclipped = 0
     for row in range(len(chunk.devices)):
         own = {name: value[row] for name, value in chunk.personal.items()}
         adaptation = adapt_device(
@@ -236,11 +242,13 @@ def _reference(chunk: _Chunk) -> _Outcome:
         )
         adaptation = _contained(adaptation, own)
         clipped = bound_update(adaptation, chunk.config)
+        unclipped += clipped is None or not clipped.was_clipped
         for name, value in (adaptation.update if clipped is None else clipped.value).items():
             total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         for name, value in adaptation.personal.items():
             personal[name][row] = value
-    return _Outcome(total=total, personal=personal, finite=torch.ones(len(chunk.devices), dtype=torch.bool))
+    finite = torch.ones(len(chunk.devices), dtype=torch.bool)
+    return _Outcome(total=total, personal=personal, finite=finite, unclipped=unclipped)
 
 
 def _alone(examples: Examples, row: int) -> Examples:
@@ -273,7 +281,8 @@ def _batched(chunk: _Chunk) -> _Outcome:
         for name, value in part.personal.items():
             personal[name][torch.from_numpy(rows)] = value
     total = {name: value + alone.total[name] for name, value in rest.total.items()}
-    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite))
+    unclipped = rest.unclipped + alone.unclipped
+    return _Outcome(total=total, personal=personal, finite=torch.ones_like(outcome.finite), unclipped=unclipped)
 
 
 def _adapt_plainly(chunk: _Chunk) -> _Outcome:
@@ -314,6 +323,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         total=total,
         personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
         finite=finite,
+        unclipped=int((factors == 1).sum()),
     )
 
 
@@ -384,6 +394,7 @@ def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Siz
         total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
         personal={name: value + moved[name] for name, value in chunk.personal.items()},
         finite=finite,
+        unclipped=int((factors == 1).sum()),
     )
 
 

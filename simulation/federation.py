@@ -19,6 +19,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
+from ..privacy.separation import most_participations
 from ..server._durable import storage_errors
 from ..server.plan import FederationPlan, RoundReport
 from .budget import BudgetPlan, plan_budget, warm_floor
@@ -69,7 +70,7 @@ def budget_of(world: World) -> BudgetPlan:
         PrivacyError: the policy's examples and the local sampling rate do not go together.
     """
     changes = changes_per_entry(world.policy, world.config.privacy.unit)
-    budget = plan_budget(world.config, changes=changes)
+    budget = plan_budget(world.config, changes=changes, population=len(world.roster))
     if budget.interaction is not None:
         LocalMechanism.of(world.policy, world.config, budget.interaction.adapt)
     return budget
@@ -79,8 +80,9 @@ def check_plan(world: World) -> None:
     """Find out before anything is written whether a federation over ``world`` can be held.
 
     Raises:
-        ConfigError: nothing measures the validation metric, or no noise reaches epsilon.
-        PrivacyError: the policy's examples and the local sampling rate do not go together.
+        ConfigError: nothing measures the validation metric, no noise reaches epsilon, or there are too few devices.
+        PrivacyError: the policy's examples and the local sampling rate do not go together, or the cohort is too small
+            for adaptive clipping.
     """
     settings = world.config.evaluation
     known = [f"{name}@{k}" for name in ("hr", "ndcg", "recall") for k in settings.ks] + ["mrr"]
@@ -94,7 +96,7 @@ def check_plan(world: World) -> None:
         if unknown:
             there = ", ".join(world.policy.specs)
             logger.warning("%s.%s has no effect: this policy's parameters are %s", section, unknown[0], there)
-    budget_of(world)
+    plan_of(world, Path()).check(world.config)
 
 
 def plan_of(
@@ -138,8 +140,10 @@ class _Spent:
     def __call__(self, round_number: int) -> dict[str, float]:
         from ..privacy.accounting import epsilon
 
-        noise, privacy = self.budget.interaction, self.config.privacy
-        charges = () if noise is None else noise.charges[:round_number]
+        noise, privacy, server = self.budget.interaction, self.config.privacy, self.config.server
+        warm = server.rounds - self.config.adapt_rounds
+        taken = min(round_number, warm) + most_participations(max(0, round_number - warm), server.min_separation)
+        charges = () if noise is None else noise.charges[:taken]
         return {"interaction": epsilon(charges, privacy.delta, privacy.accountant)}
 
 

@@ -28,7 +28,7 @@ from ..privacy.ledger import Ledger, LedgerSettings
 from ..server import _durable
 from ..server.account import create_ledger
 from .budget import BudgetPlan, plan_budget
-from .cohort import Work, adapt_cohort
+from .cohort import CohortResult, Work, adapt_cohort
 from .world import World
 
 DEVICE_LEDGER = "devices.sqlite"
@@ -69,17 +69,29 @@ class Cohort:
             WireError: the order is for another policy or names no device of this world.
             LedgerError: the ledger is missing or altered: nothing is trained.
         """
+        config = self._at_clip(order)
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
             return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
         warm = self._config.phase(order.round) == "popularity"
-        total = self._votes(order.round, paid) if warm else self._adapt(order, paid)
+        result = self._votes(order.round, paid) if warm else self._adapt(order, paid, config)
         if self._ledger is not None:
             self._ledger.settle(_key(order))
             self._remember(self._ledger)
-        update = {name: value.to(torch.float32) for name, value in total.items()}
-        return TrainReply(order.round, order.schema, update=update, devices=len(paid), refused=refused)
+        update = {name: value.to(torch.float32) for name, value in result.total.items()}
+        unclipped = None if order.clip is None else result.unclipped
+        return TrainReply(
+            order.round, order.schema, update=update, devices=len(paid), refused=refused, unclipped=unclipped
+        )
+
+    def _at_clip(self, order: TrainOrder) -> Config:
+        """The configuration of the round, with the clip that the order names where clipping is adaptive."""
+        adaptive = self._config.privacy.clipping == "adaptive" and self._config.phase(order.round) == "adapt"
+        if adaptive != (order.clip is not None):
+            wanted = "a clip" if adaptive else "no clip"
+            raise WireError(f"expected {wanted} in the order of round {order.round}, got {order.clip}")
+        return self._config if order.clip is None else self._config.updated(privacy__clip=order.clip)
 
     def _devices(self, order: TrainOrder) -> NDArray[np.int64]:
         if order.schema != self._world.policy.schema():
@@ -158,7 +170,7 @@ class Cohort:
         paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
 
-    def _votes(self, round_number: int, devices: NDArray[np.int64]) -> Named:
+    def _votes(self, round_number: int, devices: NDArray[np.int64]) -> CohortResult:
         """The warm start: the sum of the devices' histograms, each noised by itself under unit ``interaction``."""
         world = self._world
         total = torch.zeros(world.policy.items, dtype=torch.float64)
@@ -174,9 +186,9 @@ class Cohort:
                 if self._unit == "both":
                     ballot = ballot * (VOTE_NORM / ballot.norm().clamp(min=VOTE_NORM))
             total += ballot.double()
-        return {WARM_STARTED: total}
+        return CohortResult(total={WARM_STARTED: total}, personal={})
 
-    def _adapt(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
+    def _adapt(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
         world, unit = self._world, self._config.privacy.unit
         personal = self._personal.load(order.round - 1)
         stops = world.split.train_end[devices]
@@ -187,9 +199,9 @@ class Cohort:
             examples=lambda places: world.batch(devices[places], stops[places], unit=unit, stream=stream),
             personal={name: value[torch.from_numpy(devices)] for name, value in personal.items()},
         )
-        result = adapt_cohort(world.policy, order.phi, work, self._config, self._mechanism, round_number=order.round)
+        result = adapt_cohort(world.policy, order.phi, work, config, self._mechanism, round_number=order.round)
         self._personal.save(order.round, personal, devices, result.personal)
-        return result.total
+        return result
 
 
 class PersonalStore:

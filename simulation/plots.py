@@ -132,6 +132,22 @@ def epsilon_curve(rows: Sequence[MetricsRow], chosen_round: int, budget: float |
         return inline(drawing, "epsilon", f"Epsilon over rounds for unit {', '.join(units)}")
 
 
+def clip_curve(rows: Sequence[MetricsRow], chosen_round: int) -> str:
+    """The adaptive clip over rounds, on a logarithmic axis."""
+    with style("clip"):
+        drawing, axes = figure()
+        found = [(row["round"], row["clip"]) for row in rows if "clip" in row]
+        rounds, values = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+        axes.plot(rounds, values, color=series(0), drawstyle="steps-post")
+        axes.axvline(chosen_round, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.set_yscale("log")
+        _corner_label(axes, 0, f"round {rounds[-1]:.0f}: {values[-1]:.3g}", series(0))
+        axes.set_xlabel("round")
+        axes.set_ylabel("clip of the update's norm")
+        _round_axis(axes, rows)
+        return inline(drawing, "clip", f"Clip over {len(found)} rounds, from {values[0]:.3g} to {values[-1]:.3g}")
+
+
 def _corner_label(axes: Any, row: int, text: str, colour: str) -> None:
     axes.annotate(
         text,

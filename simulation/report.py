@@ -112,6 +112,9 @@ def _learning(summary: Summary, metrics: Sequence[MetricsRow]) -> str:
         curve = plots.epsilon_curve(metrics, summary["chosen_round"], budget)
         note = "Spent is what the ledger holds, released or not; the dotted line is the served round."
         figures.append(card(curve, note, "Epsilon over rounds"))
+    if any("clip" in row for row in metrics):
+        note = "Steered by a noised share of unclipped devices, which the epsilon covers."
+        figures.append(card(plots.clip_curve(metrics, summary["chosen_round"]), note, "Clip over rounds"))
     text = "" if figures else "No round was validated and nothing was spent."
     return section("learning", "Learning and its cost", text, pair(*figures), tag=NOT_PRIVATE if measured else "")
 

@@ -146,6 +146,9 @@ def summarise(
     curves = _cold_start(world, own, joint, say)
     if curves is not None:
         summary["cold_start"] = curves
+    clips = {str(row["round"]): float(row["clip"]) for row in result.rows if "clip" in row}
+    if clips:
+        summary["clip_by_round"] = clips
     if clock is not None:
         summary["seconds"] = clock()
     return summary

@@ -107,6 +107,8 @@ class Summary(TypedDict):
     popularity_bias: NotRequired[PopularityBias]
     refused: NotRequired[dict[str, int]]
     """Reason -> device-rounds that a device refused, such as an exhausted budget."""
+    clip_by_round: NotRequired[dict[str, float]]
+    """Round -> clip of that round, where clipping is adaptive: post-processing of noised fractions."""
     quarantined: NotRequired[dict[str, int]]
     """Reason -> replies that the gate did not let count."""
     environment: NotRequired[dict[str, Any]]
@@ -121,4 +123,6 @@ class MetricsRow(TypedDict):
     """Unit -> epsilon spent up to and including this round."""
     validation: dict[str, float] | None
     seconds: float
+    clip: NotRequired[float]
+    """S of the round, where clipping is adaptive; none in a warm start."""
     update_norm: NotRequired[float]

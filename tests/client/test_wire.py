@@ -19,7 +19,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-GOLDEN = Path(__file__).with_name("wire_v1.json")
+GOLDEN = Path(__file__).with_name("wire_v2.json")
 
 
 def order(**changes):
@@ -53,7 +53,9 @@ def messages():
     return {
         "order": wire.encode_order(order()),
         "order to a single device": wire.encode_order(order(devices=None)),
+        "order with a clip": wire.encode_order(order(clip=0.1)),
         "reply": wire.encode_reply(reply()),
+        "reply with bits": wire.encode_reply(reply(unclipped=1)),
         "refusal": wire.encode_reply(reply(status="refused", update={}, devices=0, refused=3)),
         "error": wire.encode_reply(TrainReply(0, "", "error", reason="wire-version")),
         "hello": wire.encode_hello(),
@@ -65,12 +67,17 @@ def test_the_layout_is_the_golden_one():
 
 
 def test_orders_and_replies_come_back_as_they_went():
-    for sent in (order(), order(devices=None)):
+    for sent in (order(), order(devices=None), order(clip=0.1)):
         got = wire.decode_order(wire.encode_order(sent))
         assert same(got.phi, sent.phi)
         assert got.devices is None if sent.devices is None else got.devices.tolist() == [0, 4, 9]
-        assert (got.round, got.schema, got.run) == (3, "s1", "r1")
-    for sent in (reply(), reply(status="refused", update={}, devices=0), TrainReply(0, "", "error", reason="OSError")):
+        assert (got.round, got.schema, got.run, got.clip) == (3, "s1", "r1", sent.clip)
+    for sent in (
+        reply(),
+        reply(unclipped=0),
+        reply(status="refused", update={}, devices=0),
+        TrainReply(0, "", "error", reason="OSError"),
+    ):
         got = wire.decode_reply(wire.encode_reply(sent))
         assert same(got.update, sent.update)
         assert replace(got, update={}) == replace(sent, update={})
@@ -112,7 +119,9 @@ def test_decoded_tensors_share_no_memory_with_the_message():
 def test_a_reply_says_nothing_private():
     fields = wire.encode_reply(reply())
     assert sorted(fields) == ["fedrec", "update"]
-    assert sorted(fields["fedrec"]) == ["devices", "kind", "refused", "round", "schema", "status", "version"]
+    named = ["devices", "kind", "refused", "round", "schema", "status", "version"]
+    assert sorted(fields["fedrec"]) == named
+    assert sorted(wire.encode_reply(reply(unclipped=1))["fedrec"]) == sorted([*named, "unclipped"])
 
 
 def broken(encode, change):
@@ -145,7 +154,7 @@ HUGE = npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3), }", b"(1<<40,)}"[:9])
 LYING = npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3), } ", b"(2, 300),}")
 REPLY_FAULTS = {
     "no fields": (lambda r: r.pop("fedrec"), "expected a config record 'fedrec'"),
-    "fields of another kind": (raw("fedrec", MetricRecord({"version": 1})), "expected a config record"),
+    "fields of another kind": (raw("fedrec", MetricRecord({"version": 2})), "expected a config record"),
     "an order": (lambda r: r["fedrec"].update(kind="order"), "of kind 'reply', got 'order'"),
     "an extra record": (raw("metrics", MetricRecord({"loss": 1.0})), r"got \['metrics'\]"),
     "an extra field": (lambda r: r["fedrec"].update({"num-examples": 7}), "'num-examples' unknown"),
@@ -153,6 +162,9 @@ REPLY_FAULTS = {
     "a float count": (lambda r: r["fedrec"].update(devices=2.0), "expected devices to be int, got float"),
     "a bool count": (lambda r: r["fedrec"].update(devices=True), "expected devices to be int, got bool"),
     "a negative count": (lambda r: r["fedrec"].update(devices=-2), "expected devices >= 0, got -2"),
+    "more unclipped than devices": (lambda r: r["fedrec"].update(unclipped=3), "from 0 to 2 devices, got 3"),
+    "fewer unclipped than none": (lambda r: r["fedrec"].update(unclipped=-1), "from 0 to 2 devices, got -1"),
+    "a fraction unclipped": (lambda r: r["fedrec"].update(unclipped=0.5), "expected unclipped to be int, got float"),
     "an unknown status": (lambda r: r["fedrec"].update(status="fine"), "no other, got status 'fine'"),
     "a chatty reason": (lambda r: r["fedrec"].update(reason="user 7 watched X"), "one word"),
     "an update with an error": (lambda r: r["fedrec"].update(status="error"), "no other, got status 'error'"),
@@ -181,6 +193,9 @@ def test_a_broken_reply_is_one_sentence(name):
 
 ORDER_FAULTS = {
     "round 0": (lambda r: r["fedrec"].update(round=0), "expected round >= 1, got 0"),
+    "clip 0": (lambda r: r["fedrec"].update(clip=0.0), "finite clip > 0, got 0.0"),
+    "clip NaN": (lambda r: r["fedrec"].update(clip=float("nan")), "finite clip > 0, got nan"),
+    "a clip that is no number": (lambda r: r["fedrec"].update(clip="1"), "expected clip to be float, got str"),
     "no phi": (lambda r: r.pop("phi"), "expected an array record 'phi'"),
     "half an index": (lambda r: r["fedrec"].update(devices=b"1234567"), "got 7 bytes"),
     "a device twice": (lambda r: r["fedrec"].update(devices=bytes(16)), r"increasing device indices.*\[0, 0\]"),
@@ -206,6 +221,10 @@ def test_a_broken_order_is_one_sentence(name):
         (lambda: wire.encode_reply(reply(reason="no, because")), "one word"),
         (lambda: wire.encode_reply(reply(devices=-1)), ">= 0"),
         (lambda: wire.encode_reply(reply(status="late")), "got 'late'"),
+        (lambda: wire.encode_reply(reply(unclipped=3)), "from 0 to 2 devices, got 3"),
+        (lambda: wire.encode_reply(reply(unclipped=True)), "got True"),
+        (lambda: wire.encode_reply(TrainReply(3, "s1", "refused", unclipped=0)), "nothing to be summed"),
+        (lambda: wire.encode_order(order(clip=float("inf"))), "finite clip > 0, got inf"),
     ],
 )
 def test_nothing_malformed_is_sent(make, sentence):
@@ -215,12 +234,12 @@ def test_nothing_malformed_is_sent(make, sentence):
 
 def test_another_version_is_told_apart():
     records = wire.encode_reply(reply())
-    records["fedrec"]["version"] = 2
+    records["fedrec"]["version"] = 3
     records["from the future"] = MetricRecord({"x": 1})
-    with pytest.raises(WireVersionError, match="expected wire version 1, got 2; update the older side"):
+    with pytest.raises(WireVersionError, match="expected wire version 2, got 3; update the older side"):
         wire.decode_reply(records)
     hello = wire.encode_hello()
-    assert wire.decode_hello(hello) == 1
+    assert wire.decode_hello(hello) == 2
     hello["fedrec"]["version"] = 9
     assert wire.decode_hello(hello) == 9
     with pytest.raises(WireError, match="expected a handshake"):
@@ -285,7 +304,7 @@ def test_a_failing_factory_and_a_bad_reply_are_errors_too():
 
 def test_an_order_of_another_version_gets_a_typed_answer():
     records = wire.encode_order(order())
-    records["fedrec"]["version"] = 2
+    records["fedrec"]["version"] = 1
     got = wire.decode_reply(ask(make_client_app(lambda context: Echo()), records).content)
     assert (got.round, got.status, got.reason) == (3, "error", "wire-version")
 

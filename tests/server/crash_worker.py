@@ -22,7 +22,8 @@ DURABLE_CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "ftru
 
 
 def federate(run_dir):
-    config = world.config(server__rounds=ROUNDS)
+    adaptive = {"privacy__clipping": "adaptive", "privacy__bit_noise": 1.0, "server__min_separation": 2}
+    config = world.config(server__rounds=ROUNDS, **adaptive)
     result = run_federation(world.grid(), world.plan(run_dir, resume=True), config)
     run_dir.with_suffix(".json").write_text(json.dumps(world.outcome(run_dir, result)))
 

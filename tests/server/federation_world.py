@@ -45,12 +45,16 @@ def update_of(device, round_number, phi):
     return {name: 0.2 * (0.1 * device - phi[name]) + pull[name] for name in SHAPES}
 
 
-def clipped_sum(devices, round_number, phi):
-    if len(devices) == 0:
-        return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+def clipped(devices, round_number, phi, clip=CLIP):
     updates = [update_of(int(device), round_number, phi) for device in devices]
     stacked = {name: torch.stack([update[name] for update in updates]) for name in SHAPES}
-    return {name: value.float() for name, value in clip_updates(stacked, CLIP, SCALES).value.items()}
+    return clip_updates(stacked, clip, SCALES)
+
+
+def clipped_sum(devices, round_number, phi, clip=CLIP):
+    if len(devices) == 0:
+        return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    return {name: value.float() for name, value in clipped(devices, round_number, phi, clip).value.items()}
 
 
 @dataclass
@@ -64,8 +68,11 @@ class Cohort:
         self.orders.append(order)
         if self.before is not None:
             self.before(order)
-        total = clipped_sum(order.devices, order.round, order.phi)
-        return TrainReply(order.round, order.schema, update=total, devices=len(order.devices))
+        total = clipped_sum(order.devices, order.round, order.phi, order.clip or CLIP)
+        bits = None
+        if order.clip is not None:
+            bits = int((~clipped(order.devices, order.round, order.phi, order.clip).was_clipped).sum())
+        return TrainReply(order.round, order.schema, update=total, devices=len(order.devices), unclipped=bits)
 
 
 def validate(round_number, served):

@@ -62,7 +62,7 @@ BAD = {
         "norm",
     ),
     "wrong schema": (records(schema="world-2"), "schema"),
-    "wrong version": (changed(records(), lambda r: r["fedrec"].update(version=2)), "wire-version"),
+    "wrong version": (changed(records(), lambda r: r["fedrec"].update(version=1)), "wire-version"),
     "too many devices": (records(devices=5), "devices"),
     "too many refused": (records(refused=1), "devices"),
     "an update of no devices": (records(devices=0, update=world.clipped_sum([1], 3, world.phi0())), "norm"),
@@ -70,6 +70,8 @@ BAD = {
     "a metric record": (changed(records(), lambda r: r.update(m=MetricRecord({"loss": 0.1}))), "wire"),
     "nothing": (RecordDict(), "wire"),
     "something else": (RecordDict({"fedrec": ConfigRecord({"hello": 1})}), "wire-version"),
+    "bits that nobody asked for": (records(unclipped=1), "unclipped"),
+    "more bits than devices": (changed(records(unclipped=4), lambda r: r["fedrec"].update(unclipped=5)), "wire"),
     "client error": (
         encode_reply(TrainReply(3, "world-1", "error", reason="OSError")),
         "error:OSError",
@@ -93,6 +95,13 @@ def test_a_bad_reply_is_counted_and_the_others_go_on(name):
 def test_good_replies_pass():
     verdict = gate().inspect([message(records()), message(records(2, refused=1), node=6)])
     assert (verdict.devices, verdict.refused, verdict.quarantined) == (6, 1, {})
+
+
+def test_where_the_clip_adapts_a_reply_without_its_bits_does_not_count():
+    verdict = gate(bits=True).inspect([message(records(unclipped=3)), message(records(2, unclipped=0), node=6)])
+    assert (verdict.devices, verdict.unclipped, verdict.quarantined) == (6, 3, {})
+    verdict = gate(bits=True).inspect([message(records()), message(records(2, unclipped=2), node=6)])
+    assert (verdict.devices, verdict.unclipped, verdict.quarantined) == (2, 2, {"unclipped": 1})
 
 
 def test_the_error_message_of_flower_is_set_aside():

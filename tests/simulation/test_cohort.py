@@ -121,8 +121,9 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
         own |= {"local__lr": 0.05, "local__slow_lr": 0.1}
     chosen = config(unit, privacy__sample_rate=1.0 if policy.sees_history else rate, **loss, **own)
     devices = tasks(policy, unit, lengths, episodes=own["local__episodes"])
-    cohort = run(policy, devices, chosen)
-    close(cohort, run(policy, devices, chosen.updated(engine__kind="reference")))
+    cohort, one_by_one = run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference"))
+    close(cohort, one_by_one)
+    assert cohort.unclipped == one_by_one.unclipped
     assert any(float(value.abs().max()) > 0 for value in cohort.total.values()) or not any(lengths)
 
 
@@ -211,6 +212,30 @@ def test_the_sum_holds_each_device_to_its_clip():
     total = run(policy, tasks(policy, "user", [5, 6, 7]), chosen).total
     norm = torch.cat([value.flatten() for value in total.values()]).norm()
     assert 0.01 < float(norm) <= 3 * 0.01 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("unit", ["user", "both"])
+@pytest.mark.parametrize("kind", ["cohort", "reference"])
+def test_the_bits_count_the_devices_within_the_clip(unit, kind):
+    """One by one each device tells by the norm of its sum; chunks, and one that diverged and answers zero, add up."""
+    policy = policies.policy(state="personal", user_features=True)
+    lengths, sick = [5, 0, 13, 1, 2, 7], torch.full((policies.USER,), float("nan"))
+    wide = config(unit, privacy__clip=1e6, engine__kind=kind)
+    norms = []
+    for place, length in enumerate(lengths):
+        alone = run(policy, tasks(policy, unit, [0] * place + [length]), wide).total
+        before = run(policy, tasks(policy, unit, [0] * place), wide).total if place else {}
+        moved = {name: value - before.get(name, 0.0) for name, value in alone.items()}
+        norms.append(float(sum((v / (3.0 if n == "bias" else 1.0)).square().sum() for n, v in moved.items()) ** 0.5))
+    clip = float(np.median(norms)) * 1.001
+    for chunk in (1, 64):
+        chosen = config(unit, privacy__clip=clip, engine__kind=kind, engine__chunk=chunk)
+        result = run(policy, tasks(policy, unit, lengths), chosen)
+        assert result.unclipped == sum(norm <= clip for norm in norms) == 3
+        diverged = run(policy, tasks(policy, unit, [*lengths, 4], user=sick), chosen)
+        assert diverged.unclipped == 4
+    assert run(policy, tasks(policy, unit, lengths), config(unit, privacy__clip=1e6)).unclipped == 6
+    assert run(policy, tasks(policy, unit, []), wide).unclipped == 0
 
 
 class Shapes(TorchDispatchMode):
