@@ -124,7 +124,7 @@ class Cohort:
 
     def _counter(self, place: int) -> Path:
         """Rows and head of the node's ledger after its last round, kept outside of the node's own directory."""
-        return self.root.parent / f"devices-{place}-of-{self._nodes}.counter"
+        return self.root / f"devices-{place}-of-{self._nodes}.counter"
 
     def _remember(self, ledger: Ledger) -> None:
         _durable.replace_file(self._counter(self._place or 0), f"{ledger.count} {ledger.head}\n".encode())
