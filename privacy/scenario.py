@@ -13,8 +13,10 @@ from typing import Literal
 
 from .._validate import at_least, positive, probability
 from .accounting import Accountant, Charge, epsilon
+from .adaptive import describe_adaptive
 from .adaptive import split_noise as split_bit_noise
 from .planning import Part, describe_sampler, split_noise
+from .separation import describe_separation, most_participations
 from .statement import PrivacyStatement
 
 
@@ -45,6 +47,8 @@ class Scenario:
     """Share of the budget, in inverse noise variance, that a warm start in the first round takes; none without one."""
     bit_noise: float | None = None
     """Noise on the count of unclipped devices, in devices, where the clip adapts (unit ``user``)."""
+    clip_quantile: float = 0.5
+    """Share of devices that an adaptive clip leaves unclipped."""
     clip: float = 0.5
     """l2 bound on what one unit contributes: a device's update, or ``changes`` times an example's gradient."""
     target_epsilon: float | None = None
@@ -91,7 +95,7 @@ class Scenario:
     @property
     def most_participations(self) -> int:
         """Most rounds of adaptation in which one device can take part."""
-        reach = self.adapt_rounds if self.separation is None else -(-self.adapt_rounds // self.separation)
+        reach = most_participations(self.adapt_rounds, self.separation or 1)
         if self.participations is None or self.unit == "user":
             return reach
         return self.participations if self.separation is None else min(self.participations, reach)
@@ -105,10 +109,16 @@ class Scenario:
 
     def sampler(self) -> str:
         """The sampler in the words of a statement."""
-        if self.unit == "interaction" or self.separation is None:
-            return describe_sampler(self.release.sample_rate)
-        times, rounds = self.most_participations, self.separation
-        return f"none claimed, a device takes part {times} times at most, {rounds} rounds apart"
+        drawn = describe_sampler(self.release.sample_rate)
+        if self.separation is None:
+            return drawn
+        apart = describe_separation(self.adapt_rounds, self.separation, self.most_participations)
+        return apart if self.unit == "user" else f"{drawn}; {apart}"
+
+    def clipping(self) -> str:
+        """How the clip moves, in the words of a statement; empty: it does not."""
+        adapts = self.unit == "user" and self.bit_noise is not None
+        return describe_adaptive(self.clip_quantile, self.bit_noise) if adapts else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +183,7 @@ def solve(scenario: Scenario) -> Solution:
         clip=scenario.clip,
         rounds=sum(times for _, times in charges),
         seeded=scenario.seeded,
+        clipping=scenario.clipping(),
     )
     solution = Solution(
         scenario=scenario,

@@ -58,11 +58,11 @@ class PrivacyStatement:
     def sentence(self) -> str:
         """One line for logs, tables and captions."""
         rounds = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+        moves = f" at first, {self.clipping}" if self.clipping else ""
         text = (
             f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g}, unit {self.unit} ({self.neighbours}), "
             f"{accountant_label(self.accountant)}, sampler: {self.sampler}, "
-            f"noise multiplier {self.noise_multiplier:.4g}, "
-            f"clip {self.clip:g}{self.clipping and f' at first, {self.clipping}'}, {rounds}"
+            f"noise multiplier {self.noise_multiplier:.4g}, clip {self.clip:g}{moves}, {rounds}"
         )
         return text + ("; simulation only: the noise was seeded" if self.seeded else "")
 

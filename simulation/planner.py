@@ -47,18 +47,22 @@ def training_devices(config: Config) -> int:
 def _scenario(config: Config, unit: Literal["user", "interaction"], devices: int) -> Scenario:
     privacy, local = config.privacy, config.local
     changes = _changes(config) if unit == "interaction" else 1
+    separation = config.server.min_separation
     return Scenario(
         unit=unit,
         delta=privacy.delta,
         rounds=config.server.rounds,
         devices=devices,
-        participation=config.server.participation,
+        participation=config.server.participation / separation,
+        separation=separation if separation > 1 else None,
         participations=privacy.max_participations if unit == "interaction" else None,
         local_steps=local.steps,
         sample_rate=privacy.sample_rate if unit == "interaction" else 1.0,
         examples=privacy.expected_batch / privacy.sample_rate,
         changes=changes,
         warm_share=privacy.warm_share if config.server.warm_start != "none" else None,
+        bit_noise=config.bit_noise(devices) if unit == "user" else None,
+        clip_quantile=privacy.clip_quantile,
         clip=privacy.clip if unit == "user" else changes * privacy.example_clip,
         target_epsilon=privacy.epsilon,
         noise_multiplier=None if privacy.epsilon is not None else privacy.noise_multiplier,

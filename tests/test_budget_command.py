@@ -89,7 +89,7 @@ def test_a_plan_that_starts_from_a_configuration_is_what_it_would_spend(capsys, 
 def test_separation_and_bits_stand_in_the_plan(capsys):
     arguments = ["--epsilon", "4", "--rounds", "40", "--separation", "8", "--bit-noise", "30"]
     shown = " ".join(answer(capsys, "budget", "plan", *arguments, *QUICK).split())
-    assert "none claimed, a device takes part 5 times at most, 8 rounds apart" in shown
+    assert "minimum separation 8, no amplification (a device takes part in at most 5 of 40 rounds" in shown
     assert "A round has 125 of 1,000 devices" in shown
     assert "the bits of the adaptive clip take some" in shown
 

@@ -122,7 +122,7 @@ def test_minimum_separation_counts_participations_and_claims_no_amplification():
     found = solve(apart)
     assert apart.most_participations == 9  # rounds 1, 8, ..., 57
     assert found.charges == ((Charge(found.noise_multiplier, 1.0, 1), 9),)
-    assert "9 times at most, 7 rounds apart" in found.statement.sampler
+    assert "minimum separation 7, no amplification (a device takes part in at most 9 of 60" in found.statement.sampler
     assert epsilon([Charge(found.noise_multiplier, 1.0, 9)], 1e-5) <= 4.0
     assert found.noise_over_signal == pytest.approx(found.noise_multiplier * 7 / 1000)
     device = replace(DEVICE, separation=4, participation=0.25, rounds=20, participations=9)
@@ -136,7 +136,8 @@ def test_minimum_separation_counts_participations_and_claims_no_amplification():
 def test_bits_of_the_adaptive_clip_are_paid_for_within_the_plan():
     found = solve(replace(USER, bit_noise=5.0))
     plain = solve(USER)
-    assert found.statement == plain.statement
+    assert found.statement == replace(plain.statement, clipping=found.statement.clipping)
+    assert "sigma_b = 5 accounted" in found.statement.sentence()
     assert found.update_noise == split_bit_noise(found.noise_multiplier, 5.0) > plain.update_noise
     assert found.noise_over_signal == pytest.approx(found.update_noise / 100)
     with pytest.raises(PrivacyError, match="expected bit_noise > noise_multiplier / 2"):

@@ -68,6 +68,27 @@ def test_what_a_run_has_spent_is_what_was_planned(tmp_path):
         assert standing.epsilon == device.statement.epsilon
 
 
+@pytest.mark.parametrize("unit", ["user", "interaction", "both"])
+@pytest.mark.parametrize(
+    ("separation", "clipping", "bits"), [(2, "fixed", None), (1, "adaptive", None), (3, "adaptive", 9.0)]
+)
+def test_minimum_separation_and_the_adaptive_clip_are_planned_as_they_are_paid(unit, separation, clipping, bits):
+    world = small.world(
+        privacy__unit=unit,
+        privacy__clipping="fixed" if unit == "interaction" else clipping,
+        privacy__bit_noise=bits,
+        privacy__epsilon=60.0,
+        server__min_separation=separation,
+        server__rounds=8,
+    )
+    plans = [solve(scenario) for scenario in scenarios_of(world.config)]
+    budget = budget_of(world)
+    assert tuple(plan.statement for plan in plans) == budget.statements
+    for plan, phases in zip(plans, filter(None, (budget.user, budget.interaction)), strict=True):
+        assert normalise(plan.charges) == normalise(phases.charges)
+        assert plan.scenario.cohort == pytest.approx(world.config.expected_cohort(len(world.roster)))
+
+
 def test_what_can_not_be_planned_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="got none: it spends no budget"):
