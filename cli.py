@@ -18,6 +18,7 @@ from ._cli import render, terminal
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.progress import Progress
+from ._cli.sweep import sweep
 from .config import Config, load_config
 from .errors import DataError
 
@@ -35,6 +36,7 @@ data = typer.Typer(help="Data sets: list, fetch, import, describe.", no_args_is_
 config = typer.Typer(help="The configuration: what holds, and which keys there are.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
+app.command()(sweep)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
