@@ -37,7 +37,9 @@ def sweep(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the report's path.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no table: print the report's path.")
+    ] = False,
 ) -> None:
     """Run every cell of a sweep that is not there yet; the same command goes on after an interruption."""
     from ..simulation.sweep.spec import DEFAULT, load_spec, plan_cells
@@ -90,24 +92,26 @@ def _table(done: Sweep) -> Table:
     """A line for each place on the axes: served, against what is above and below it."""
     from ..simulation.plots import metric_name
     from ..simulation.summary import DP_POPULARITY, POPULARITY, SERVED
+    from ..simulation.sweep.figures import delta_line, unit_line
     from ..simulation.sweep.tables import CEILING
 
     axes = list(done.groups[0].axes) if done.groups else []
     metric = metric_name(done.groups[0].metric) if done.groups else "metric"
-    numbers = (f"{metric} served", "DP popularity", "popularity", "no privacy", "served / no privacy")
-    table = render.plain_table(*(key.rsplit(".", 1)[-1] for key in axes), "spent", *numbers, numbers=numbers)
+    numbers = ("spent", f"{metric} served", "DP popularity", "popularity", "no privacy", "of no privacy")
+    table = render.plain_table(*(key.rsplit(".", 1)[-1] for key in axes), *numbers, numbers=numbers)
     for group in done.groups:
         levels = [group.levels.get(label) for label in (SERVED, DP_POPULARITY, POPULARITY, CEILING)]
         share = group.shares.get(CEILING)
-        spent = "infinite" if group.unit == "none" else f"{group.epsilon:.3g} at delta {group.delta:g}"
         table.add_row(
             *(str(value) for value in group.axes.values()),
-            spent,
+            "infinite" if group.unit == "none" else f"{group.epsilon:.3g}",
             *(_number(level, interval=place == 0) for place, level in enumerate(levels)),
             "" if share is None else f"{share['mean'] * 100:.0f} %",
         )
     table.title = f"{done.spec.name}: test items, full ranking, 95 % intervals over devices and seeds"
     table.title_justify, table.title_style = "left", "bold"
+    units = {group.unit: f"{unit_line([group])}; {delta_line([group])}" for group in done.groups}
+    table.caption, table.caption_justify, table.caption_style = "\n".join(units.values()), "left", "magenta"
     return table
 
 

@@ -200,6 +200,8 @@ def _banded(axes: Any, curves: Mapping[str, Sequence[IntervalDict]], points: Seq
 
 def label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each label right of the axes at its line's end, pushed apart where they would touch."""
+    if not ends:
+        return
     bottom, top = axes.get_ylim()
     bottom = min(bottom, 0.0)
     gap = 0.062 * (top - bottom)

@@ -32,13 +32,14 @@ class _Look:
 
 
 _LOOKS = {
-    CEILING: _Look(name="no privacy (ceiling)", colour=INK, marker="D", line=(0, (6, 2))),
-    SERVED: _Look(name="the policy, served", colour=series(0), marker="o", width=2.2),
+    CEILING: _Look(name="no privacy", colour=INK, marker="D", line=(0, (6, 2))),
+    SERVED: _Look(name="served policy", colour=series(0), marker="o", width=2.2),
     DP_POPULARITY: _Look(name="DP popularity", colour=series(2), marker="s"),
-    POPULARITY: _Look(name="popularity, not private", colour=series(4), marker="^", line=(0, (2, 2))),
+    POPULARITY: _Look(name="popularity (not private)", colour=series(4), marker="^", line=(0, (2, 2))),
 }
 _LEVELS = (CEILING, POPULARITY)
 """Labels that no epsilon changes: drawn as a level with a band."""
+_FLOORS = (DP_POPULARITY, POPULARITY)
 
 
 def greatest(groups: Sequence[Group]) -> float:
@@ -47,20 +48,38 @@ def greatest(groups: Sequence[Group]) -> float:
     return max(ends, default=1.0) * 1.06
 
 
-def guarantee_line(groups: Sequence[Group]) -> str:
-    """Unit, neighbouring relation, delta and accountant of all of ``groups``."""
-    first = groups[0]
-    units = ("user", "interaction") if first.unit == "both" else (first.unit,)
-    relation = " and ".join(NEIGHBOURS.get(unit, "no privacy") for unit in units)
-    accountants = sorted({str(row["accountant"]).upper() for group in groups for row in group.costs if row["delta"]})
-    delta = f"delta = {first.delta:g}, {' and '.join(accountants)} accountant" if accountants else "nothing is noised"
-    return f"unit {first.unit}: {relation}; {delta}"
+def widest(groups: Sequence[Group]) -> tuple[float, float]:
+    """The lowest and the highest end of a difference to a floor, and 0."""
+    ends = [
+        value[end] for group in groups for label in _FLOORS for value in _known(group, label) for end in ("low", "high")
+    ]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    margin = 0.08 * max(high - low, 1e-6)
+    return low - margin, high + margin
 
 
-def amount_line(groups: Sequence[Group]) -> str:
+def _known(group: Group, label: str) -> list[IntervalDict]:
+    return [group.gaps[label]] if label in group.gaps else []
+
+
+def unit_line(groups: Sequence[Group]) -> str:
+    """Unit and neighbouring relation of all of ``groups``."""
+    unit = groups[0].unit
+    parts = ("user", "interaction") if unit == "both" else (unit,)
+    return f"unit {unit}: {' and '.join(NEIGHBOURS.get(part, 'no privacy') for part in parts)}"
+
+
+def delta_line(groups: Sequence[Group]) -> str:
+    """Delta and accountant of all of ``groups``."""
+    names = sorted({str(row["accountant"]).upper() for group in groups for row in group.costs if row["delta"]})
+    return f"delta = {groups[0].delta:g}, {' and '.join(names)} accountant" if names else "nothing is noised"
+
+
+def amount_line(groups: Sequence[Group], pairs: str = "") -> str:
     """Over how much the means are taken."""
     devices, seeds = sorted({group.devices for group in groups}), sorted({group.seeds for group in groups})
-    return f"means over {_range(devices)} devices x {_range(seeds)} seed{'' if seeds == [1] else 's'}, 95 % intervals"
+    several = "" if seeds == [1] else "s"
+    return f"{_range(devices)} devices x {_range(seeds)} seed{several}, 95 % intervals{pairs}"
 
 
 def utility_against_epsilon(groups: Sequence[Group], name: str, top: float) -> str:
@@ -76,12 +95,46 @@ def utility_against_epsilon(groups: Sequence[Group], name: str, top: float) -> s
     with style(name):
         drawing, axes = figure(height=3.7)
         ends = _curves(axes, ordered, places, flat=_LEVELS)
-        axes.set_xscale("log")
-        axes.set_xticks(places, [f"{place:.3g}" for place in places])
-        axes.set_xlim(places[0] / 1.12, places[-1] * 1.12)
-        axes.set_xlabel("epsilon spent over the whole run (logarithmic; left is more private)")
+        _epsilon_axis(axes, places)
         _finish(axes, ordered, ends, top)
-        return inline(drawing, name, f"{_metric(ordered)} against epsilon, {guarantee_line(ordered)}")
+        return inline(drawing, name, f"{_metric(ordered)} against epsilon, {unit_line(ordered)}, {delta_line(ordered)}")
+
+
+def gaps_against_epsilon(groups: Sequence[Group], name: str, ends: tuple[float, float]) -> str:
+    """The served policy minus DP popularity and minus popularity, paired, against epsilon.
+
+    Args:
+        groups: of one unit, different in epsilon only.
+        name: of the figure on its page.
+        ends: of the axis.
+    """
+    ordered = sorted(groups, key=lambda group: group.epsilon)
+    places = np.array([group.epsilon for group in ordered])
+    with style(name):
+        drawing, axes = figure(height=3.7)
+        labels = []
+        for label, shift in zip(_FLOORS, (1.018, 0.982), strict=True):
+            values = [value for group in ordered for value in _known(group, label)]
+            if len(values) == len(ordered):
+                _points(axes, places * shift, values, _LOOKS[label])
+                labels.append((values[-1]["mean"], f"minus {_LOOKS[label].name}", _LOOKS[label].colour))
+        axes.axhline(0.0, color=INK, linewidth=1.2)
+        _epsilon_axis(axes, places)
+        axes.set_ylim(*ends)
+        axes.set_ylabel(f"{_metric(ordered)}: served policy minus a floor")
+        _headed(axes, unit_line(ordered), f"{delta_line(ordered)}; {amount_line(ordered, ', paired')}")
+        label_ends(axes, labels)
+        return inline(
+            drawing, name, f"Served minus floors against epsilon, {unit_line(ordered)}, {delta_line(ordered)}"
+        )
+
+
+def _epsilon_axis(axes: Any, places: Any) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:.3g}" for place in places])
+    axes.set_xlim(places[0] / 1.12, places[-1] * 1.12)
+    axes.minorticks_off()
+    axes.set_xlabel("epsilon spent by the whole run (left: more private)")
 
 
 def utility_against_population(groups: Sequence[Group], name: str, top: float) -> str:
@@ -94,9 +147,11 @@ def utility_against_population(groups: Sequence[Group], name: str, top: float) -
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{place:,.0f}" for place in places])
         axes.set_xlim(places[0] / 1.25, places[-1] * 1.25)
-        axes.set_xlabel(f"devices that train (logarithmic), epsilon {_range([g.epsilon for g in ordered])} for each")
+        axes.set_xlabel(f"devices that train; epsilon {_range([g.epsilon for g in ordered])} for each")
         _finish(axes, ordered, ends, top)
-        return inline(drawing, name, f"{_metric(ordered)} against population, {guarantee_line(ordered)}")
+        return inline(
+            drawing, name, f"{_metric(ordered)} against population, {unit_line(ordered)}, {delta_line(ordered)}"
+        )
 
 
 def _curves(axes: Any, groups: Sequence[Group], places: Any, flat: Sequence[str]) -> list[tuple[float, str, str]]:
@@ -142,12 +197,12 @@ def _finish(axes: Any, groups: Sequence[Group], ends: list[tuple[float, str, str
     axes.minorticks_off()
     axes.set_ylim(0, top)
     axes.set_ylabel(f"{_metric(groups)} on test items, full ranking")
-    _headed(axes, guarantee_line(groups), amount_line(groups))
+    _headed(axes, unit_line(groups), f"{delta_line(groups)}; {amount_line(groups)}")
     label_ends(axes, ends)
 
 
 def _headed(axes: Any, *lines: str) -> None:
-    axes.set_title("\n".join(lines), loc="left", fontsize=7.6, color=MUTED, linespacing=1.35)
+    axes.set_title("\n".join(lines), loc="left", fontsize=7.4, color=MUTED, linespacing=1.35)
 
 
 def cold_start_by_epsilon(groups: Sequence[Group], name: str) -> str:
@@ -155,6 +210,8 @@ def cold_start_by_epsilon(groups: Sequence[Group], name: str) -> str:
     ordered = sorted(groups, key=lambda group: -group.epsilon)
     last, steps = ordered[0], np.arange(len(ordered[0].cold_points))
     drawn = [(label, last.cold[label], _LOOKS[label].name, 1.0) for label in _LEVELS if label in last.cold]
+    if DP_POPULARITY in last.cold:
+        drawn.append((DP_POPULARITY, last.cold[DP_POPULARITY], f"DP popularity, epsilon {last.epsilon:.3g}", 1.0))
     shades = np.linspace(1.0, 0.42, max(len(ordered), 2))
     drawn += [
         (SERVED, group.cold[SERVED], f"served, epsilon {group.epsilon:.3g}", float(shade))
@@ -174,10 +231,10 @@ def cold_start_by_epsilon(groups: Sequence[Group], name: str) -> str:
         axes.set_ylabel(f"{_metric(ordered)} on later items")
         axes.set_xlim(-0.3, len(steps) - 0.7)
         axes.set_ylim(bottom=0)
-        amount = f"means over {last.cold_devices} held-out devices of {last.seeds} seeds together, 95 % intervals"
-        _headed(axes, guarantee_line(ordered), amount)
+        amount = f"{last.cold_devices} held-out devices of {last.seeds} seeds, 95 % intervals"
+        _headed(axes, unit_line(ordered), f"{delta_line(ordered)}; {amount}")
         label_ends(axes, ends)
-        return inline(drawing, name, f"Cold start by epsilon, {guarantee_line(ordered)}")
+        return inline(drawing, name, f"Cold start by epsilon, {unit_line(ordered)}, {delta_line(ordered)}")
 
 
 def accountants(found: Sequence[tuple[str, Mapping[str, float]]], heading: str, name: str) -> str:
@@ -199,7 +256,12 @@ def accountants(found: Sequence[tuple[str, Mapping[str, float]]], heading: str, 
                 colour = (series(0), series(3), series(4), series(2))[index % 4]
                 axes.barh(height, cost, 0.8, color=colour, alpha=0.85, linewidth=0, hatch="////" * approximate)
                 axes.annotate(
-                    f"{cost:.3g}  {accountant}", (cost, height), (4, 0), textcoords="offset points", va="center", fontsize=7.5
+                    f"{cost:.3g}  {accountant}",
+                    (cost, height),
+                    (4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7.5,
                 )
                 height += 1
             height += 0.8

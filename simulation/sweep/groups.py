@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..summary import DP_POPULARITY, POPULARITY, SERVED, IntervalDict
+from .judge import Record
 from .pooling import columns_of, pooled, spread
 from .tables import CEILING, Finished, Row, costs_of
 
@@ -125,8 +126,14 @@ def _values(cells: Sequence[Finished], above: Sequence[Finished | None], label: 
     """Each seed's values of a label; those of the ceiling only where it judged the same devices."""
     if label != CEILING:
         return [one.record.values.get(label) for one in cells]
-    pairs = zip(cells, above, strict=True)
-    return [None if top is None else _aligned(top.record.devices, top.record.values[SERVED], one.record.devices) for one, top in pairs]
+    return [_above(one.record, top) for one, top in zip(cells, above, strict=True)]
+
+
+def _above(record: Record, ceiling: Finished | None) -> Floats | None:
+    """The ceiling's values, where it judged the same devices."""
+    if ceiling is None:
+        return None
+    return _aligned(ceiling.record.devices, ceiling.record.values[SERVED], record.devices)
 
 
 def _aligned(own: NDArray[np.int64], values: Floats, wanted: NDArray[np.int64]) -> Floats | None:
@@ -154,10 +161,9 @@ def _cold(
     return points, curves, width
 
 
-def _cold_values(record: Any, above: Finished | None, label: str) -> Floats | None:
+def _cold_values(record: Record, above: Finished | None, label: str) -> Floats | None:
     if label != CEILING:
-        found: Floats | None = record.cold.get(label)
-        return found
+        return record.cold.get(label)
     if above is None or above.record.cold_points != record.cold_points:
         return None
     return _aligned(above.record.cold_devices, above.record.cold.get(SERVED, np.empty(0)), record.cold_devices)

@@ -79,7 +79,7 @@ def write_record(run: Run, world: World, data: str) -> None:
         results[label], values[label] = _judged(scores, world, metric)
         results[label] |= floors[label]
     cold_devices, points, cold = _cold(Served(world=world, phi=run.policy()), scorers, world, int(metric.split("@")[1]))
-    arrays = {"devices": world.roster, "cold_devices": cold_devices}
+    arrays: dict[str, NDArray[Any]] = {"devices": world.roster, "cold_devices": cold_devices}
     arrays |= {f"full/{label}": value for label, value in values.items()}
     arrays |= {f"cold/{label}": value for label, value in cold.items()}
     record = {
@@ -100,7 +100,7 @@ def read_record(directory: Path, config: Config, data: str) -> Record | None:
     """A finished cell; none where it is not there, unfinished, damaged, or of another configuration or other data."""
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-        summary = cast(Summary, Run.open(directory).summary)
+        summary = Run.open(directory).summary
         with np.load(directory / VALUES, allow_pickle=False) as packed:
             arrays = {name: packed[name] for name in packed.files}
         if record["fingerprint"] != config.fingerprint() or record["data"] != data:
@@ -182,7 +182,7 @@ def _per_device(scorer: Served, world: World, metric: str) -> Floats:
 def _cold(
     served: Served, floors: Mapping[str, FixedScores], world: World, k: int
 ) -> tuple[NDArray[np.int64], tuple[int, ...], dict[str, Floats]]:
-    nobody = np.empty(0, dtype=np.int64), (), {}
+    nobody: tuple[NDArray[np.int64], tuple[int, ...], dict[str, Floats]] = (np.empty(0, dtype=np.int64), (), {})
     if not world.config.evaluation.cold_start:
         return nobody
     try:

@@ -1,4 +1,4 @@
-"""Worker processes of a sweep: as many cells at once as there are cores, and a cell whose worker dies is taken up again.
+"""Worker processes of a sweep: as many cells at once as there are cores; a cell whose worker dies is taken up again.
 
 Workers are fresh interpreters (nothing is forked, nothing is pickled), each with one thread of torch, and talk JSON
 lines. A worker that dies, whatever killed it, costs its cell the rounds since the last checkpoint and nothing else.
@@ -24,14 +24,18 @@ ATTEMPTS = 3
 """Workers that a cell may cost before it counts as failed."""
 CELLS_PER_WORKER = 12
 """After so many cells a worker is replaced, and its memory goes with it."""
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fedrec.simulation.sweep.worker import main; main()"
+_START = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from fedrec.simulation.sweep.worker import main
+main()"""
+_SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 class _Worker:
     """One process and the cell it is at."""
 
     def __init__(self, log: IO[bytes], events: queue.SimpleQueue[tuple[_Worker, Event | None]]) -> None:
-        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
         self.task: int | None = None
         self.served = 0
         self._process = subprocess.Popen(
@@ -41,7 +45,7 @@ class _Worker:
             stderr=log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **single, "FLWR_TELEMETRY_ENABLED": "0"},
+            env={**os.environ, **dict.fromkeys(_SINGLE, "1"), "FLWR_TELEMETRY_ENABLED": "0"},
             start_new_session=True,  # Ctrl-C is for the sweep, which tells its workers itself
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()

@@ -46,7 +46,9 @@ def spread(columns: Sequence[NDArray[np.int64]], width: int, values: Sequence[Fl
     return matrix
 
 
-def pooled(tables: Mapping[str, Floats], resamples: int, ratios: Mapping[str, tuple[str, str]]) -> dict[str, IntervalDict]:
+def pooled(
+    tables: Mapping[str, Floats], resamples: int, ratios: Mapping[str, tuple[str, str]]
+) -> dict[str, IntervalDict]:
     """Pooled means with 95 % intervals.
 
     Args:

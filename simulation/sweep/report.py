@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ _INTERVALS = (
     "other (pigeonhole bootstrap, Owen 2007): they cover the draw of the devices and, roughly where seeds are few, "
     "what a seed changes (noise, initialization, held-out devices). Differences are paired: the same devices, the same "
     "seeds."
+)
+_GAP_NOTE = (
+    "The same devices and seeds, subtracted one by one: a bar above 0 is a gain that other devices would show too, "
+    "however much the bars beside it overlap."
 )
 
 Places = dict[tuple[Any, ...], list[Group]]
@@ -55,21 +59,22 @@ def write_report(
     replace_file(path, page(f"fedrec sweep: {spec.name}", [part for part in body if part]).encode())
 
 
-def _headline(
-    spec: SweepSpec, groups: Sequence[Group], finished: Sequence[Finished], failed: Mapping[str, str]
-) -> str:
+def _headline(spec: SweepSpec, groups: Sequence[Group], finished: Sequence[Finished], failed: Mapping[str, str]) -> str:
     axes = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in spec.axes.items())
     missing = f"; {len(failed)} failed, and what is shown lacks them" if failed else ""
     data = finished[0].record.summary["dataset"] if finished else None
     of = f" on {data['name']} ({data['devices']:,} devices, {data['interactions']:,} interactions)" if data else ""
     lead = f"{len(finished)} runs{of}{missing}. Axes: {axes}."
     tiles = "".join(_tile(group) for group in groups if CEILING in group.shares and group.unit != "none")
-    return f'<header id="headline"><h1>{escape(spec.name)}</h1><p class="lead">{escape(lead)}</p><div class="tiles">{tiles}</div></header>'
+    return (
+        f'<header id="headline"><h1>{escape(spec.name)}</h1><p class="lead">{escape(lead)}</p>'
+        f'<div class="tiles">{tiles}</div></header>'
+    )
 
 
 def _tile(group: Group) -> str:
     share, gain = group.shares[CEILING], group.gaps.get(DP_POPULARITY)
-    more = [f"of the score without privacy, {_percent(share)}"]
+    more = [f"of the score without privacy ({share['low'] * 100:.0f} to {share['high'] * 100:.0f} %)"]
     if gain is not None:
         verdict = "above" if gain["low"] > 0 else "below" if gain["high"] < 0 else "not told apart from"
         more.append(f"{verdict} DP popularity: {_signed(gain)}")
@@ -93,11 +98,15 @@ def _against_epsilon(groups: Sequence[Group]) -> str:
     shown = {place: some for place, some in places.items() if len({round(g.epsilon, 6) for g in some}) > 1}
     if not shown:
         return ""
-    top = figures.greatest([group for some in shown.values() for group in some])
-    cards = [
-        card(figures.utility_against_epsilon(some, f"epsilon{i}", top), _floor_note(some), _heading(some, groups))
-        for i, some in enumerate(shown.values())
-    ]
+    every = [group for some in shown.values() for group in some]
+    top, ends = figures.greatest(every), figures.widest(every)
+    cards = []
+    for i, some in enumerate(shown.values()):
+        heading = _heading(some, groups)
+        cards += [
+            card(figures.utility_against_epsilon(some, f"epsilon{i}", top), _floor_note(some), heading),
+            card(figures.gaps_against_epsilon(some, f"gaps{i}", ends), _GAP_NOTE, f"{heading}: is it worth it?"),
+        ]
     text = (
         "What a device is shown, ranked against the whole catalogue. The ceiling is this federation without privacy, "
         "the floors are one histogram. A private policy that is not above DP popularity has learned nothing worth its "
@@ -107,8 +116,7 @@ def _against_epsilon(groups: Sequence[Group]) -> str:
 
 
 def _against_population(groups: Sequence[Group]) -> str:
-    target = lambda group: round(group.epsilon, 1)  # noqa: E731
-    places = _places(groups, lambda group: (group.unit, target(group), *_rest(group, _POPULATION)))
+    places = _places(groups, lambda group: (group.unit, round(group.epsilon, 1), *_rest(group, _POPULATION)))
     shown = {place: some for place, some in places.items() if len({group.population for group in some}) > 1}
     if not shown:
         return ""
@@ -200,16 +208,24 @@ def _guarantees(groups: Sequence[Group]) -> str:
 
 
 def _floor_note(groups: Sequence[Group]) -> str:
-    above = [g for g in groups if DP_POPULARITY in g.levels and g.levels[DP_POPULARITY]["mean"] > g.levels[POPULARITY]["mean"]]
-    note = "Bars and bands are 95 % intervals; DP popularity spends the same epsilon on one histogram (exact Gaussian accountant)."
-    if above:
+    note = (
+        "Bars and bands are 95 % intervals. DP popularity spends the same epsilon on one histogram (exact Gaussian "
+        "accountant)."
+    )
+    both = [group.levels for group in groups if {DP_POPULARITY, POPULARITY} <= group.levels.keys()]
+    if any(levels[DP_POPULARITY]["mean"] > levels[POPULARITY]["mean"] for levels in both):
         note += " It can lie above popularity: it counts devices with many interactions less."
     return note
 
 
 def _heading(some: Sequence[Group], groups: Sequence[Group]) -> str:
-    varied = {key for group in groups for key in group.axes if len({str(g.axes.get(key)) for g in groups}) > 1}
-    rest = [f"{key} {text_of(value)}" for key, value in some[0].axes.items() if key in varied and key not in _PRIVATE_AXES]
+    """Unit, delta, and the axes that the figures of a section differ in."""
+    values: dict[str, set[str]] = {}
+    for group in groups:
+        for key, value in group.axes.items():
+            values.setdefault(key, set()).add(str(value))
+    varied = {key for key, found in values.items() if len(found) > 1} - set(_PRIVATE_AXES)
+    rest = [f"{key} {text_of(value)}" for key, value in some[0].axes.items() if key in varied]
     return ", ".join([f"unit {some[0].unit}, delta {some[0].delta:g}", *rest])
 
 
@@ -217,7 +233,7 @@ def _rest(group: Group, *but: str) -> tuple[Any, ...]:
     return tuple((key, value) for key, value in group.axes.items() if key not in (*_PRIVATE_AXES, *but))
 
 
-def _places(groups: Sequence[Group], key: Any) -> Places:
+def _places(groups: Sequence[Group], key: Callable[[Group], tuple[Any, ...]]) -> Places:
     found: Places = {}
     for group in groups:
         found.setdefault(key(group), []).append(group)

@@ -1,4 +1,4 @@
-"""A sweep from end to end: cells that are not finished run in worker processes, then tables and a report are written."""
+"""A sweep from end to end: what is not finished runs in worker processes, then tables and a report are written."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import polars as pl
 from ...privacy.statement import NEIGHBOURS
 from ...server._durable import replace_file
 from ..budget import plan_budget
-from ..summary import DP_POPULARITY, JOINT, LOCAL_ONLY, POPULARITY, RANDOM, SERVED, UNADAPTED
+from ..summary import DP_POPULARITY, JOINT, LOCAL_ONLY, POPULARITY, RANDOM
 from .judge import Record
 from .spec import Cell
 
@@ -56,7 +56,9 @@ def _cell_rows(one: Finished) -> list[Row]:
 
 
 def _places(cell: Cell) -> Row:
-    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in cell.axes.items()}
+    return {
+        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in cell.axes.items()
+    }
 
 
 def _numbers(record: Record) -> Iterable[tuple[str, str, str, Row]]:
@@ -110,7 +112,9 @@ def _cost(statement: Mapping[str, Any], spent: float) -> Row:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``rows`` as CSV, and as parquet beside it; each is replaced at once."""
-    columns = {key: _column([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
+    columns = {
+        key: _column([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)
+    }
     frame = pl.DataFrame(columns, strict=False)
     replace_file(path, frame.write_csv().encode())
     buffer = io.BytesIO()

@@ -69,9 +69,7 @@ def run_cell(directory: Path, config: Config, data: str, tell: Tell) -> None:
     begun = (directory / CONFIG).exists()
     if begun and config_in(directory).fingerprint() != config.fingerprint():
         raise RunError(f"expected the cell's own configuration in {directory}, got another; delete that directory")
-    run = simulate(
-        None if begun else config, out=directory, resume=begun, dataset=dataset, listener=_Follower(tell)
-    )
+    run = simulate(None if begun else config, out=directory, resume=begun, dataset=dataset, listener=_Follower(tell))
     tell(kind="stage", text="judging the floors")
     write_record(run, World.build(config, dataset), data)
 
