@@ -75,12 +75,14 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
+        self.dismiss()
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def _listen(self, events: queue.SimpleQueue[tuple[_Worker, Event | None]]) -> None:
-        for line in self._process.stdout or ():
-            with suppress(ValueError):
-                events.put((self, json.loads(line)))
+        with self._process.stdout as output:  # type: ignore[union-attr]
+            for line in output:
+                with suppress(ValueError):
+                    events.put((self, json.loads(line)))
         events.put((self, None))
 
 

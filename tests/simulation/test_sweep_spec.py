@@ -60,9 +60,9 @@ def test_there_is_one_ceiling_for_each_seed_and_none_is_private():
 
 
 def test_what_is_set_holds_everywhere_and_leaves_an_axis_with_one_value():
-    pinned = spec(
-        ceiling={"server.rounds": 60}, bundle=[{"match": {"seed": 0}, "set": {"server.rounds": 30}}]
-    ).pinned({"server.rounds": 4, "privacy.epsilon": 2.0})
+    pinned = spec(ceiling={"server.rounds": 60}, bundle=[{"match": {"seed": 0}, "set": {"server.rounds": 30}}]).pinned(
+        {"server.rounds": 4, "privacy.epsilon": 2.0}
+    )
     cells = plan_cells(pinned)
     assert {cell.config.server.rounds for cell in cells} == {4}
     assert len(cells) == 4 + 2
