@@ -252,7 +252,7 @@ def accountants(found: Sequence[tuple[str, Mapping[str, float]]], heading: str, 
         for noise, values in found:
             ticks.append((height + (len(values) - 1) / 2, noise))
             for index, (accountant, cost) in enumerate(values.items()):
-                approximate = accountant.startswith("GDP")
+                approximate = "APPROXIMATION" in accountant
                 colour = (series(0), series(3), series(4), series(2))[index % 4]
                 axes.barh(height, cost, 0.8, color=colour, alpha=0.85, linewidth=0, hatch="////" * approximate)
                 axes.annotate(

@@ -149,7 +149,7 @@ def _cold_start(groups: Sequence[Group]) -> str:
         "Devices that never trained adapt to their first interactions; all points rank the same later items. Fainter "
         "lines are more private."
     )
-    return section("cold-start", "Cold start by epsilon", text, *cards, tag=NOT_PRIVATE)
+    return section("cold-start", "Cold start by epsilon", text, *map(pair, cards), tag=NOT_PRIVATE)
 
 
 def _accountants(groups: Sequence[Group]) -> str:
