@@ -199,6 +199,18 @@ def test_called_again_it_does_nothing_and_says_the_same(lives):
     assert [group.levels for group in again.groups] == [group.levels for group in lives["sweep"].groups]
 
 
+def test_the_command_line_prints_json_or_the_path_of_the_report(lives, command_line, capsys):
+    arguments = ["sweep", str(lives["spec"]), "--out", str(lives["out"])]
+    assert invoke([*arguments, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("directory") == str(lives["out"])
+    assert shown == json.loads((lives["out"] / "sweep.json").read_text())
+    assert (shown["ran"], len(shown["cells"]), {cell["error"] for cell in shown["cells"]}) == (0, 6, {None})
+    assert {row["label"] for row in shown["summary"]} == {SERVED, DP_POPULARITY, POPULARITY, "no privacy"}
+    assert invoke([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{lives['out'] / 'report.html'}\n"
+
+
 def test_a_cell_of_other_data_or_damaged_is_not_taken_for_finished(lives):
     from fedrec.simulation.sweep.judge import read_record
 
