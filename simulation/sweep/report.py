@@ -62,14 +62,19 @@ def write_report(
 def _headline(spec: SweepSpec, groups: Sequence[Group], finished: Sequence[Finished], failed: Mapping[str, str]) -> str:
     axes = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in spec.axes.items())
     missing = f"; {len(failed)} failed, and what is shown lacks them" if failed else ""
-    data = finished[0].record.summary["dataset"] if finished else None
-    of = f" on {data['name']} ({data['devices']:,} devices, {data['interactions']:,} interactions)" if data else ""
+    names = sorted({str(one.record.summary["dataset"]["name"]) for one in finished})
+    sizes = sorted({int(one.record.summary["dataset"]["devices"]) for one in finished})
+    of = f" on {', '.join(names)} ({_sizes(sizes)} devices)" if finished else ""
     lead = f"{len(finished)} runs{of}{missing}. Axes: {axes}."
     tiles = "".join(_tile(group) for group in groups if CEILING in group.shares and group.unit != "none")
     return (
         f'<header id="headline"><h1>{escape(spec.name)}</h1><p class="lead">{escape(lead)}</p>'
         f'<div class="tiles">{tiles}</div></header>'
     )
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
 
 
 def _tile(group: Group) -> str:
