@@ -134,7 +134,7 @@ def lives(tmp_path_factory):
     parent.kill()
     parent.communicate()
     until(lambda: not any(alive(pid) for pid in workers), "the workers' end", 15)
-    found["workers"] = workers
+    found["workers"], found["cut"] = workers, halfway(out)
     parent = started(spec, out)
     until(lambda: marks(out) and halfway(out), "a finished cell and one in the middle")
     workers = children(parent.pid)
@@ -152,6 +152,7 @@ def lives(tmp_path_factory):
 
 def test_workers_end_with_the_sweep_whatever_ends_it(lives):
     assert len(lives["workers"]) == 2
+    assert lives["cut"]  # at once, and not after their cells
     said, code, left = lives["interrupted"]
     assert (code, left) == (130, [])
     assert "every finished cell and round is safe; go on with the same command" in said
