@@ -20,6 +20,7 @@ from ._cli.budget import budget
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.progress import Progress
+from ._cli.sweep import sweep
 from .config import Config, load_config
 from .errors import DataError
 
@@ -39,6 +40,7 @@ app.add_typer(data, name="data")
 app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
 app.command()(audit)
+app.command()(sweep)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]

@@ -408,16 +408,30 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named) or a value is
             wrong.
     """
-    values = {} if path is None else _read_toml(Path(path))
+    values = {} if path is None else read_toml(Path(path))
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"expected --set key=value, got {override!r}; for example --set privacy.epsilon=2")
-        _assign(values, key.strip(), _value(text.strip()))
+        _assign(values, *parse_override(override))
     return Config.from_mapping(values)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def parse_override(text: str) -> tuple[str, object]:
+    """``key=value`` of the command line; the value is TOML, a bare word a string.
+
+    Raises:
+        ConfigError: there is no ``=``.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"expected --set key=value, got {text!r}; for example --set privacy.epsilon=2")
+    return key.strip(), _value(value.strip())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: it is missing or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -211,11 +211,13 @@ def _banded(axes: Any, curves: Mapping[str, Sequence[IntervalDict]], points: Seq
     axes.set_xticks(places, [str(point) for point in points])
     axes.set_xlabel("interactions seen by the device")
     axes.set_xlim(-0.2, len(points) - 0.85)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each label right of the axes at its line's end, pushed apart where they would touch."""
+    if not ends:
+        return
     bottom, top = axes.get_ylim()
     bottom = min(bottom, 0.0)
     gap = 0.062 * (top - bottom)

@@ -72,6 +72,8 @@ def test_a_command_that_is_none_is_found(arguments):
 def test_the_commands_of_a_page_run_in_their_order(page, command_line, small_settings, small_audits, capsys):
     for arguments in commands(page):
         extra = small_settings if arguments[0] == "simulate" else []
+        if arguments[0] == "sweep" and "--show" not in arguments:
+            extra = [*small_settings, "--set", "seed=0", "--set", "privacy.epsilon=8", "--workers", "2"]
         assert invoke([*arguments, *extra]) == 0, f"{arguments}\n{capsys.readouterr().err}"
         assert capsys.readouterr().out
 

@@ -202,9 +202,19 @@ def _lengths(options: SyntheticOptions) -> NDArray[np.int64]:
     spread = 0.6
     random = numpy_stream(options.seed, "synthetic", "lengths")
     drawn = random.lognormal(np.log(options.interactions) - spread**2 / 2, spread, size=options.devices)
-    most = max(options.items // 2, min(options.least_interactions, options.items))
-    most = min(most, int(8 * options.interactions) + options.least_interactions)
+    most = _longest(options)
     return np.clip(np.rint(drawn).astype(np.int64), min(options.least_interactions, most), most)
+
+
+def _longest(options: SyntheticOptions) -> int:
+    """Most interactions that a device may have."""
+    most = max(options.items // 2, min(options.least_interactions, options.items))
+    return min(most, int(8 * options.interactions) + options.least_interactions)
+
+
+def _wanted(longest: int) -> int:
+    """Candidates that are drawn for devices with up to ``longest`` interactions."""
+    return 4 * longest + 16
 
 
 def _make_logs(
@@ -216,11 +226,14 @@ def _make_logs(
     """The columns of the data set, made in blocks of devices with logs of similar length, so that little is wasted."""
     lengths = _lengths(options)
     by_length = np.argsort(lengths, kind="stable")
+    whole = options.items <= 2 * _wanted(_longest(options))  # no block decides: one law for all populations
     parts = []
     for block, first in enumerate(range(0, options.devices, _BLOCK)):
         devices = by_length[first : first + _BLOCK]
         random = numpy_stream(options.seed, "synthetic", "log", block)
-        candidates, weight = _candidates(random, len(devices), popularity, int(lengths[devices].max()))
+        candidates, weight = _candidates(
+            random, len(devices), popularity, None if whole else int(lengths[devices].max())
+        )
         utility = _utility(np.einsum("dk,dck->dc", tastes[devices], qualities[candidates]), options)
         row, *columns = _draw_logs(
             random, options, candidates=candidates, weight=weight, utility=utility, lengths=lengths[devices]
@@ -266,18 +279,17 @@ def _draw_logs(
 
 
 def _candidates(
-    random: np.random.Generator, devices: int, popularity: NDArray[np.float64], most: int
+    random: np.random.Generator, devices: int, popularity: NDArray[np.float64], longest: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Items to choose among, int64 ``[devices, candidates]``, and the logarithm of the weight each has beside taste.
 
-    A small catalogue is offered whole, weighted by popularity. Else candidates are drawn by popularity, so their
-    weight is equal; repeated ones get none.
+    A small catalogue (``longest`` is none) is offered whole, weighted by popularity. Else candidates are drawn by
+    popularity, enough for ``longest`` interactions, so their weight is equal; repeated ones get none.
     """
-    wanted = 4 * most + 16
-    if len(popularity) <= 2 * wanted:
+    if longest is None:
         every = np.broadcast_to(np.arange(len(popularity)), (devices, len(popularity)))
         return every, np.broadcast_to(np.log(popularity), every.shape)
-    cumulated = np.cumsum(popularity)
+    wanted, cumulated = _wanted(longest), np.cumsum(popularity)
     drawn = np.searchsorted(cumulated, random.random((devices, wanted)) * cumulated[-1], side="right")
     drawn = np.sort(np.minimum(drawn, len(popularity) - 1), axis=1)
     weight = np.zeros(drawn.shape)
