@@ -154,7 +154,8 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     """The table: a line for each piece of work and contender."""
     lines = []
     for work, title in WORK.items():
-        cohort = results["work"][work]["workers"]["devices_per_second"]
+        found = results["work"][work]
+        cohort = found.get("workers", found["cohort"])["devices_per_second"]
         for name, label in CONTENDERS.items():
             one = results["work"][work].get(name)
             if one is None:
@@ -220,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c) and (e)")
     parser.add_argument("--largest", type=int, default=10**6, help="most synthetic devices")
     parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves"))
+    parser.add_argument("--only", choices=(*WORK, "curves"), help="measure this, keep what else was found before")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     asked = parser.parse_args(arguments)
     console = Console()
@@ -227,6 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = json.loads(path.read_text()) if path.exists() else {"work": {}, "curves": {}}
     results: dict[str, Any] = {"machine": machine(), "work": {}, "curves": before["curves"]}
     for work in WORK:
+        if asked.only not in (None, work):
+            results["work"][work] = before["work"][work]
+            continue
         measured = side_by_side(work, asked.turns, console)
         for name, measure in (("flower", _flower), ("flower_lean", _flower_lean), ("pfl", _pfl)):
             skipped = name.partition("_")[0] in asked.skip
@@ -234,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if kept is not None:
                 measured[name] = kept
         results["work"][work] = measured
-    if "curves" not in asked.skip:
+    if "curves" not in asked.skip and asked.only in (None, "curves"):
         results["curves"] = curves(asked.largest, console)
     asked.results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")

@@ -126,12 +126,9 @@ def audit(
         listener: follows the audit.
 
     Raises:
-        ConfigError: unit ``none`` claims nothing.
+        ConfigError: unit ``none`` claims nothing, or no attack knows the mechanism.
     """
-    if config.privacy.unit == "none":
-        raise ConfigError(
-            "expected a configuration that claims privacy, got privacy.unit = none; set it to user, interaction or both"
-        )
+    _check_known(config)
     started, listener = time.perf_counter(), listener or Silent()
     probability("confidence", confidence, open_right=True)
     chosen = SIZES[size] if isinstance(size, str) else size
@@ -146,6 +143,20 @@ def audit(
         size=size if isinstance(size, str) else json.dumps(asdict(size)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_known(config: Config) -> None:
+    """Refuse what the attacks would judge wrongly: a verdict on another mechanism is worth nothing."""
+    if config.privacy.unit == "none":
+        raise ConfigError(
+            "expected a configuration that claims privacy, got privacy.unit = none; set it to user, interaction or both"
+        )
+    if config.privacy.clipping != "fixed" or config.server.min_separation > 1:
+        raise ConfigError(
+            "expected a fixed clip and no minimum separation, which is what the attacks know, got privacy.clipping = "
+            f"{config.privacy.clipping} and server.min_separation = {config.server.min_separation}; audit the "
+            "configuration with privacy.clipping=fixed and server.min_separation=1"
+        )
 
 
 def audit_run(

@@ -54,6 +54,8 @@ def test_a_refuted_claim_ends_with_code_3(capsys, monkeypatch):
     ("arguments", "sentence"),
     [
         (["--set", "privacy.unit=none"], "expected a configuration that claims privacy, got privacy.unit = none"),
+        (["--set", "privacy.clipping=adaptive"], "expected a fixed clip and no minimum separation"),
+        (["--set", "server.min_separation=2"], "and server.min_separation = 2; audit the configuration with"),
         (["--quick", "--thorough"], "expected one of --quick and --thorough"),
         (["nowhere.toml"], "expected a readable TOML file"),
         (["."], "expected a run directory with a config.toml"),
