@@ -18,6 +18,7 @@ from ..client.adaptation import LocalMechanism
 from ..client.wire import TrainOrder, TrainReply
 from ..config import Config, Unit
 from ..errors import LedgerError, RunError, WireError
+from ..meta import pairs
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
@@ -70,8 +71,7 @@ class Cohort:
         paid, refused = self._pay(order, devices)
         if not len(paid):
             return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
-        warm = self._config.phase(order.round) == "popularity"
-        total = self._votes(order.round, paid) if warm else self._adapt(order, paid)
+        total = self._released(order, paid)
         if self._ledger is not None:
             self._ledger.settle(_key(order))
         update = {name: value.to(torch.float32) for name, value in total.items()}
@@ -133,6 +133,23 @@ class Cohort:
         accepted = self._ledger.reserve_many(names, charge, key=_key(order), replay=True).accepted
         paid = np.array(sorted(names[name] for name in accepted), dtype=np.int64)
         return paid, len(devices) - len(paid)
+
+    def _released(self, order: TrainOrder, devices: NDArray[np.int64]) -> Named:
+        """What the round is for: the sum of what these devices answer."""
+        phase = self._config.phase(order.round)
+        if phase == "popularity":
+            return self._votes(order.round, devices)
+        return self._pairs(order.phi, devices) if phase == "pairs" else self._adapt(order, devices)
+
+    def _pairs(self, phi: Named, devices: NDArray[np.int64]) -> Named:
+        """The sum of the devices' votes on what goes together."""
+        world, server = self._world, self._config.server
+        count = min(server.warm_pairs, world.policy.items)
+        total = torch.zeros(pairs.cells(count), dtype=torch.float64)
+        for device in devices.tolist():
+            items = world.log(device, world.split.train_end[device]).items
+            total += pairs.vote(items, phi[WARM_STARTED], count, server.warm_window)
+        return {pairs.NAME: total}
 
     def _votes(self, round_number: int, devices: NDArray[np.int64]) -> Named:
         """The warm start: the sum of the devices' histograms, each noised by itself under unit ``interaction``."""
