@@ -103,8 +103,8 @@ class PolicyConfig(_Section):
     """Score how alike an item and the history are: one weight for each recency scale and public content kernel."""
     affinity_init: float = 0.0
     """Initial weight of the content affinity."""
-    affinity_start: Annotated[dict[str, float], Listed] = Field(default_factory=dict)
-    """Initial weight of single kernels, by name: public constants that spare private steps."""
+    affinity_start: Annotated[dict[str, tuple[float, ...]], Listed] = Field(default_factory=dict)
+    """Initial weights of single kernels by name, one a recency scale: public constants that spare noisy rounds."""
     gain_start: float = 1.0
     """Initial weight of the bias."""
     affinity_level: bool = False
@@ -193,7 +193,7 @@ class PrivacyConfig(_Section):
     """Rounds of adaptation that a device may take part in during its life, beside the warm start (unit interaction)."""
     warm_share: float = Field(default=0.7, gt=0, lt=1)
     """Share of the budget (as 1 / noise variance) that the warm start takes, where there is one."""
-    pairs_share: float = Field(default=0.3, gt=0, lt=1)
+    pairs_share: float = Field(default=0.2, gt=0, lt=1)
     """Share that the release of pairs takes, where there is one; what both leave is for adaptation."""
     scales: Annotated[dict[str, Annotated[float, Field(gt=0)]], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""

@@ -60,7 +60,7 @@ def kernel_features(catalogue: Catalogue, place: int = 0) -> tuple[Tensor, Tenso
 def released_kernels(settings: PolicyConfig) -> dict[str, int]:
     """Names and columns of the kernels that are made of released parameters."""
     wanted = {LEVEL: len(_LEVELS) * settings.affinity_level, PAIRS: settings.pairs}
-    return {name: width for name, width in wanted.items() if width}
+    return {name: width for name, width in wanted.items() if width and settings.affinity}
 
 
 def level_features(bias: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Policy:
             raise PolicyError("expected content features for policy.content, got a catalogue without; set it to false")
         if settings.affinity and not self.kernel_names:
             raise PolicyError("expected content features for policy.affinity, got a catalogue without; set it to false")
-        if settings.affinity_level and not (settings.bias and "bias" in settings.frozen):
+        if settings.affinity and settings.affinity_level and not (settings.bias and "bias" in settings.frozen):
             raise PolicyError(
                 "expected the bias in policy.frozen for policy.affinity_level, whose kernel it makes, got it free; "
                 "freeze it or set affinity_level to false"
@@ -125,6 +125,12 @@ class Policy:
         if strange:
             there = ", ".join(self.kernel_names) or "none"
             raise PolicyError(f"expected policy.affinity_start to name kernels among {there}, got {strange[0]}")
+        for name, weights in settings.affinity_start.items():
+            if len(weights) != len(encoders.SCALES):
+                raise PolicyError(
+                    f"expected {len(encoders.SCALES)} weights in policy.affinity_start.{name}, one a recency scale, "
+                    f"got {len(weights)}"
+                )
         missing = [name for name in settings.fast if name not in self.specs]
         if missing:
             switch = {"taste": "content", "gain": "bias", "affinity": "affinity", "latent": "ids"}[missing[0]]
@@ -250,8 +256,8 @@ class Policy:
         if spec.name == "gain":
             return torch.tensor([self.settings.gain_start, 0.0])
         if spec.name == "affinity":
-            start = [self.settings.affinity_start.get(name, self.settings.affinity_init) for name in self.kernel_names]
-            return torch.tensor(start).expand(spec.shape).clone()
+            plain = (self.settings.affinity_init,) * spec.shape[0]
+            return torch.tensor([self.settings.affinity_start.get(name, plain) for name in self.kernel_names]).T.clone()
         if spec.name in ("ids", "content", "state.position"):
             return torch.randn(spec.shape, generator=generator) * scale
         if spec.name.startswith("state.") and len(spec.shape) >= 2 and spec.name not in _NEUTRAL:
@@ -343,7 +349,7 @@ class Policy:
         The inner product of two rows over the columns of one kernel is how alike the two items are.
         """
         parts = [self.kernels]
-        if self.settings.affinity_level:
+        if self.settings.affinity and self.settings.affinity_level:
             parts.append(level_features(parameters["bias"]))
         if PAIRS in parameters:
             parts.append(parameters[PAIRS])
