@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import PolicyConfig
-from ..errors import PolicyError
 from . import state as encoders
 from ._matmul import rows_times
+from ._policy_check import check
 from .affinity import kernel_features, level_features, released_kernels
 from .interactions import Catalogue
 from .pairs import NAME as PAIRS
@@ -105,52 +105,8 @@ class Policy:
             kernel_names=names,
             user_width=user_width,
         )
-        policy._check()
+        check(policy)
         return policy
-
-    def _check(self) -> None:
-        settings = self.settings
-        if not (settings.content or settings.ids or settings.bias):
-            raise PolicyError("expected a policy with content, ids or bias, got none of them; switch one on")
-        if settings.content and self.features.shape[1] == 0:
-            raise PolicyError("expected content features for policy.content, got a catalogue without; set it to false")
-        if settings.affinity and not self.kernel_names:
-            raise PolicyError("expected content features for policy.affinity, got a catalogue without; set it to false")
-        if settings.affinity and settings.affinity_level and not (settings.bias and "bias" in settings.frozen):
-            raise PolicyError(
-                "expected the bias in policy.frozen for policy.affinity_level, whose kernel it makes, got it free; "
-                "freeze it or set affinity_level to false"
-            )
-        strange = sorted(set(settings.affinity_start) - set(self.kernel_names))
-        if strange:
-            there = ", ".join(self.kernel_names) or "none"
-            raise PolicyError(f"expected policy.affinity_start to name kernels among {there}, got {strange[0]}")
-        for name, weights in settings.affinity_start.items():
-            if len(weights) != len(encoders.SCALES):
-                raise PolicyError(
-                    f"expected {len(encoders.SCALES)} weights in policy.affinity_start.{name}, one a recency scale, "
-                    f"got {len(weights)}"
-                )
-        missing = [name for name in settings.fast if name not in self.specs]
-        if missing:
-            switch = {"taste": "content", "gain": "bias", "affinity": "affinity", "latent": "ids"}[missing[0]]
-            raise PolicyError(
-                f"expected policy.{switch} for the fast weight {missing[0]}, got false; take it out of policy.fast"
-            )
-        if not self.specs:
-            raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
-        unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")))
-        if unknown or not self.released:
-            shared = ", ".join(self.names(scope="shared"))
-            raise PolicyError(
-                f"expected policy.frozen to name some of {shared} and to leave one to train, "
-                f"got {', '.join(settings.frozen)}"
-            )
-        if settings.state != "none" and not self.embeds:
-            raise PolicyError(
-                f"expected policy.ids or policy.content_embedding for the state encoder {settings.state}, got neither; "
-                "switch one on or set policy.state to none"
-            )
 
     @property
     def items(self) -> int:
