@@ -30,7 +30,7 @@ from pydantic_core import PydanticCustomError
 from .errors import ConfigError
 
 Unit = Literal["none", "interaction", "user", "both"]
-Phase = Literal["popularity", "adapt"]
+Phase = Literal["popularity", "pairs", "adapt"]
 StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
 FastWeight = Literal["taste", "affinity", "gain", "latent", "temperature"]
 
@@ -103,6 +103,16 @@ class PolicyConfig(_Section):
     """Score how alike an item and the history are: one weight for each recency scale and public content kernel."""
     affinity_init: float = 0.0
     """Initial weight of the content affinity."""
+    affinity_start: Annotated[dict[str, tuple[float, ...]], Listed] = Field(default_factory=dict)
+    """Initial weights of single kernels by name, one a recency scale: public constants that spare noisy rounds."""
+    gain_start: float = 1.0
+    """Initial weight of the bias."""
+    affinity_level: bool = False
+    """Add a kernel of popularity to the affinity, made of the frozen bias: who likes the obscure meets the obscure."""
+    affinity_place: int = Field(default=0, ge=0)
+    """Width, in rows, of a kernel of the catalogue's order, public like the rest of it; 0 leaves it out."""
+    pairs: int = Field(default=0, ge=0)
+    """Columns of a table of what goes together, a further kernel of the affinity (see server.warm_pairs)."""
     bias_scale: float = Field(default=1.0, gt=0)
     """Public factor of the bias: a large one learns popularity in few steps."""
     dim: int = Field(default=16, ge=1)
@@ -192,6 +202,8 @@ class PrivacyConfig(_Section):
     """Rounds of adaptation that a device may take part in during its life, beside the warm start (unit interaction)."""
     warm_share: float = Field(default=0.7, gt=0, lt=1)
     """Share of the budget (as 1 / noise variance) that the warm start takes, where there is one."""
+    pairs_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share that the release of pairs takes, where there is one; what both leave is for adaptation."""
     scales: Annotated[dict[str, Annotated[float, Field(gt=0)]], Listed] = Field(default_factory=dict)
     """Public constant by parameter: clipping and noise act on update / scale (preconditioning)."""
 
@@ -224,6 +236,10 @@ class ServerConfig(_Section):
     """Most recent training items that vote in it (not under units ``interaction`` and ``both``); none takes all."""
     warm_items: int = Field(default=1, ge=1)
     """Distinct items that count fully in a device's vote (not under ``interaction``); more of them count less each."""
+    warm_pairs: int = Field(default=0, ge=0)
+    """Popular items among which round 2 releases what goes together (units none and user); 0 leaves it out."""
+    warm_window: int = Field(default=10, ge=1)
+    """Largest distance, in entries of a log, of two items that go together."""
     participation: float = Field(default=1.0, gt=0, le=1)
     """Poisson rate at which devices are drawn each round."""
     min_separation: int = Field(default=1, ge=1)
@@ -325,8 +341,10 @@ class Config(_Section):
     def _fits_together(self) -> Self:
         if self.adapt_rounds < 1:
             raise ValueError(
-                "expected server.rounds >= 2 with a warm start, got 1; add a round or set warm_start to none"
+                f"expected server.rounds >= {2 + bool(self.server.warm_pairs)} with a warm start, got "
+                f"{self.server.rounds}; add a round or set warm_start to none"
             )
+        self._pairs_fit()
         if self.server.warm_start == "popularity" and not self.policy.bias:
             raise ValueError("expected policy.bias for server.warm_start = popularity, got false; switch one of them")
         if self.local.episodes and self.privacy.unit in ("interaction", "both"):
@@ -335,6 +353,31 @@ class Config(_Section):
                 "example only, got true; switch one of them"
             )
         return self
+
+    def _pairs_fit(self) -> None:
+        """Refuse a release of pairs that nothing uses, or that its unit or its budget does not allow."""
+        if bool(self.server.warm_pairs) != bool(self.policy.pairs):
+            raise ValueError(
+                f"expected server.warm_pairs and policy.pairs both above 0 or both 0, got {self.server.warm_pairs} and "
+                f"{self.policy.pairs}; set the other one"
+            )
+        if not self.server.warm_pairs:
+            return
+        if self.server.warm_start == "none" or not self.policy.affinity:
+            raise ValueError(
+                "expected server.warm_start = popularity and policy.affinity = true for server.warm_pairs, got less; "
+                "set them or set warm_pairs to 0"
+            )
+        if self.privacy.unit in ("interaction", "both"):
+            raise ValueError(
+                f"expected server.warm_pairs = 0 under unit {self.privacy.unit}, where an entry stands in many pairs, "
+                f"got {self.server.warm_pairs}; set it to 0"
+            )
+        if self.privacy.warm_share + self.privacy.pairs_share >= 1:
+            raise ValueError(
+                f"expected privacy.warm_share + privacy.pairs_share < 1, got {self.privacy.warm_share:g} + "
+                f"{self.privacy.pairs_share:g}; leave something for adaptation"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
@@ -370,12 +413,14 @@ class Config(_Section):
 
     def phase(self, round_number: int) -> Phase:
         """What a round is for: every side derives it from the configuration and the round's number."""
-        return "popularity" if self.server.warm_start == "popularity" and round_number == 1 else "adapt"
+        if self.server.warm_start == "popularity" and round_number == 1:
+            return "popularity"
+        return "pairs" if self.server.warm_pairs and round_number == 2 else "adapt"
 
     @property
     def adapt_rounds(self) -> int:
-        """Rounds in which devices adapt: all but the warm start."""
-        return self.server.rounds - (self.server.warm_start == "popularity")
+        """Rounds in which devices adapt: all but the warm start and the release of pairs."""
+        return self.server.rounds - (self.server.warm_start == "popularity") - bool(self.server.warm_pairs)
 
     def expected_cohort(self, population: int) -> float:
         """Devices of a round of adaptation to expect: a public constant, the divisor of their sum."""

@@ -129,7 +129,7 @@ def _embedding_terms(policy: Policy, parameters: Parameters, state: State, item:
 
 def _kernel_shares(policy: Policy, parameters: Parameters, state: State, item: int) -> Tensor:
     """Contribution of every kernel column to the item's affinity, before the temperature, ``[batch, columns]``."""
-    return policy._affinity(parameters["affinity"], state) * policy.kernels[item]
+    return policy._affinity(parameters, state) * policy.kernel_table(parameters)[item]
 
 
 def _temperature(parameters: Parameters) -> Tensor:

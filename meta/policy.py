@@ -2,7 +2,7 @@
 
     score(a | s) = gain(s) bias[a] + content(a) . taste + affinity(s, a) + <E(a), u(s) + latent + user features @ user>
     E(a)         = content(a) @ content + ids[a]
-    affinity     = sum over recency scales and public content kernels of weight * kernel(history, a)
+    affinity     = sum over recency scales and kernels of weight * kernel(history, a)
 
 Every term but one is optional. A policy is a frozen description plus pure functions over named tensors: parameters
 travel separately, so that one device, a batch of devices and one example's gradient all run the same lines.
@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import PolicyConfig
-from ..errors import PolicyError
 from . import state as encoders
 from ._matmul import rows_times
-from .affinity import kernel_features
+from ._policy_check import check
+from .affinity import kernel_features, level_features, released_kernels
 from .interactions import Catalogue
+from .pairs import NAME as PAIRS
 
 Named = dict[str, Tensor]
 Parameters = Mapping[str, Tensor]
@@ -73,7 +74,7 @@ class Policy:
         settings: which terms there are, and which weights are fast.
         features: public content features, float32 ``[items, features]``.
         kernels: explicit features of the public content kernels, float32 ``[items, columns]`` (see ``meta.affinity``).
-        kernel_of: the kernel of every such column, int64 ``[columns]``.
+        kernel_of: the kernel of every column of :meth:`kernel_table`, int64 ``[columns]``.
         kernel_names: what the kernels compare.
         user_width: number of device features.
     """
@@ -92,7 +93,10 @@ class Policy:
         Raises:
             PolicyError: the settings leave no term at all, or need features that the catalogue has not.
         """
-        kernels, kernel_of, names = kernel_features(catalogue)
+        kernels, kernel_of, names = kernel_features(catalogue, settings.affinity_place)
+        for name, width in released_kernels(settings).items():
+            kernel_of = torch.cat([kernel_of, torch.full((width,), len(names))])
+            names = (*names, name)
         policy = cls(
             settings=settings,
             features=torch.tensor(catalogue.features, dtype=torch.float32),
@@ -101,42 +105,13 @@ class Policy:
             kernel_names=names,
             user_width=user_width,
         )
-        policy._check()
+        check(policy)
         return policy
 
     def to(self, device: torch.device) -> Policy:
         """The same policy with its public tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("features", "kernels", "kernel_of")}
         return replace(self, **moved)
-
-    def _check(self) -> None:
-        settings = self.settings
-        if not (settings.content or settings.ids or settings.bias):
-            raise PolicyError("expected a policy with content, ids or bias, got none of them; switch one on")
-        if settings.content and self.features.shape[1] == 0:
-            raise PolicyError("expected content features for policy.content, got a catalogue without; set it to false")
-        if settings.affinity and not self.kernel_names:
-            raise PolicyError("expected content features for policy.affinity, got a catalogue without; set it to false")
-        missing = [name for name in settings.fast if name not in self.specs]
-        if missing:
-            switch = {"taste": "content", "gain": "bias", "affinity": "affinity", "latent": "ids"}[missing[0]]
-            raise PolicyError(
-                f"expected policy.{switch} for the fast weight {missing[0]}, got false; take it out of policy.fast"
-            )
-        if not self.specs:
-            raise PolicyError("expected a policy with parameters, got none; switch content, bias or a state encoder on")
-        unknown = sorted(set(settings.frozen) - set(self.names(scope="shared")))
-        if unknown or not self.released:
-            shared = ", ".join(self.names(scope="shared"))
-            raise PolicyError(
-                f"expected policy.frozen to name some of {shared} and to leave one to train, "
-                f"got {', '.join(settings.frozen)}"
-            )
-        if settings.state != "none" and not self.embeds:
-            raise PolicyError(
-                f"expected policy.ids or policy.content_embedding for the state encoder {settings.state}, got neither; "
-                "switch one on or set policy.state to none"
-            )
 
     @property
     def items(self) -> int:
@@ -175,6 +150,8 @@ class Policy:
             shapes["taste"] = (width,)
         if settings.affinity:
             shapes["affinity"] = (len(encoders.SCALES), len(self.kernel_names))
+        if PAIRS in self.kernel_names:
+            shapes[PAIRS] = (self.items, settings.pairs)
         if "temperature" in settings.fast:
             shapes["temperature"] = (1,)
         if self.embeds:
@@ -203,7 +180,7 @@ class Policy:
         return ParameterSpec(
             name=name,
             shape=shape,
-            speed="frozen" if name in self.settings.frozen else "fast" if fast else "slow",
+            speed="frozen" if name in (*self.settings.frozen, PAIRS) else "fast" if fast else "slow",
             scope="personal" if name == "personal" else "shared",
         )
 
@@ -238,9 +215,10 @@ class Policy:
         if spec.name == "state.mix":
             return torch.eye(spec.shape[1]).expand(spec.shape).clone()
         if spec.name == "gain":
-            return torch.tensor([1.0, 0.0])
+            return torch.tensor([self.settings.gain_start, 0.0])
         if spec.name == "affinity":
-            return torch.full(spec.shape, self.settings.affinity_init)
+            plain = (self.settings.affinity_init,) * spec.shape[0]
+            return torch.tensor([self.settings.affinity_start.get(name, plain) for name in self.kernel_names]).T.clone()
         if spec.name in ("ids", "content", "state.position"):
             return torch.randn(spec.shape, generator=generator) * scale
         if spec.name.startswith("state.") and len(spec.shape) >= 2 and spec.name not in _NEUTRAL:
@@ -262,7 +240,7 @@ class Policy:
         if settings.content:
             total = total + rows_times(parameters["taste"][None], self.features.T)
         if settings.affinity:
-            total = total + rows_times(self._affinity(parameters["affinity"], state), self.kernels.T)
+            total = total + rows_times(self._affinity(parameters, state), self.kernel_table(parameters).T)
         if self.embeds:
             total = total + self.against_items(parameters, self.encode_state(parameters, state))
         if "temperature" in parameters:
@@ -326,17 +304,29 @@ class Policy:
         known = (state.history >= 0).to(gain.dtype).sum(-1)
         return self.settings.bias_scale * (gain[0] + gain[1] * torch.log1p(known))
 
-    def _affinity(self, weights: Tensor, state: State) -> Tensor:
+    def kernel_table(self, parameters: Parameters) -> Tensor:
+        """Features of every kernel, the public ones and those made of shared, frozen parameters, ``[items, columns]``.
+
+        The inner product of two rows over the columns of one kernel is how alike the two items are.
+        """
+        parts = [self.kernels]
+        if self.settings.affinity and self.settings.affinity_level:
+            parts.append(level_features(parameters["bias"]))
+        if PAIRS in parameters:
+            parts.append(parameters[PAIRS])
+        return torch.cat(parts, dim=1) if len(parts) > 1 else self.kernels
+
+    def _affinity(self, parameters: Parameters, state: State) -> Tensor:
         """Recency-weighted kernel features of the history, each kernel with its own weight, ``[batch, columns]``."""
         mask = (state.history >= 0).to(self.kernels.dtype)
-        means = self.kernel_means(state.history, mask)
-        return torch.einsum("sbf,sf->bf", means, weights[:, self.kernel_of]) * self.trust(mask)
+        means = self.kernel_means(self.kernel_table(parameters), state.history, mask)
+        return torch.einsum("sbf,sf->bf", means, parameters["affinity"][:, self.kernel_of]) * self.trust(mask)
 
-    def kernel_means(self, history: Tensor, mask: Tensor) -> Tensor:
+    def kernel_means(self, table: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """Recency-weighted means of the kernel features of histories, ``[scales, batch, columns]``."""
         scales = torch.log(torch.tensor(encoders.SCALES, device="cpu")).to(mask.device)
         recency = encoders.recency_weights(scales, mask)
-        return torch.einsum("sbl,blf->sbf", recency, functional.embedding(history.clamp(min=0), self.kernels))
+        return torch.einsum("sbl,blf->sbf", recency, functional.embedding(history.clamp(min=0), table))
 
     def trust(self, mask: Tensor) -> Tensor:
         """``n / (n + history_prior)`` for n known interactions, ``[..., 1]``: who has shown little is told little."""

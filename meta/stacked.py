@@ -35,12 +35,14 @@ class Stack:
         policy: the policy.
         examples: every field with a leading axis ``[devices, ...]``, as from ``stack_examples``.
         settings: step sizes and objective.
+        kernels: features of the kernels (``Policy.kernel_table``), the same for all devices and steps.
         each: norms of every example's own gradient will be asked for (:func:`example_squares`).
     """
 
     policy: Policy
     examples: Examples
     settings: LocalConfig
+    kernels: Tensor
     each: bool = False
 
     @property
@@ -104,7 +106,7 @@ class Stack:
         """Recency-weighted kernel features of the histories, ``[devices, examples, scales, columns]``."""
         flat = self.examples.history.flatten(0, 1)
         mask = (flat >= 0).to(torch.float32)
-        means = self.policy.kernel_means(flat, mask) * self.policy.trust(mask)
+        means = self.policy.kernel_means(self.kernels, flat, mask) * self.policy.trust(mask)
         return means.movedim(0, 1).reshape(*self.examples.history.shape[:2], *means.shape[::2])
 
     @cached_property
@@ -175,7 +177,9 @@ def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
         query=nothing[..., 0],
         user=states.user,
     )
-    return run_forward(Stack(policy=policy, examples=examples, settings=LocalConfig()), parameters)[0][:, 0]
+    kernels = policy.kernel_table(parameters)
+    stack = Stack(policy=policy, examples=examples, settings=LocalConfig(), kernels=kernels)
+    return run_forward(stack, parameters)[0][:, 0]
 
 
 def forward(stack: Stack, parameters: Parameters) -> Pass:
@@ -274,7 +278,7 @@ def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: 
     if settings.affinity:
         weights = leading(policy, parameters, "affinity")[..., policy.kernel_of]
         mixed = (stack.kernel_means * weights[:, None]).sum(2)
-        total += product(mixed, policy.kernels.T)
+        total += product(mixed, stack.kernels.T)
     if settings.bias:
         total.addcmul_(bias_gain(stack, parameters)[..., None], leading(policy, parameters, "bias")[:, None])
     if settings.content:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 
 from .._validate import positive
-from ..config import Config
+from ..config import Config, Phase
 from ..errors import ConfigError, RunError
+from ..meta import pairs
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM
@@ -82,6 +83,8 @@ class FederationPlan:
     """z of the central noise; needed with units user and both, none otherwise."""
     warm_noise_multiplier: float | None = None
     """z of the warm start's central noise; needed with those units and a warm start."""
+    pairs_noise_multiplier: float | None = None
+    """z of the central noise on the pairs; needed with those units where pairs are released."""
     warm_floor: float = 1.0
     """Public floor of the warm start's counts: see ``meta.popularity``."""
     scales: Mapping[str, float] = field(default_factory=dict)
@@ -109,8 +112,9 @@ class FederationPlan:
         """What one device can move a round's sum by (units user and both), else none; ``clip``: S where it adapts."""
         if config.privacy.unit not in ("user", "both"):
             return None
-        if config.phase(round_number) == "popularity":
-            return Sensitivity(VOTE_NORM, {}, "user")
+        phase = config.phase(round_number)
+        if phase != "adapt":
+            return Sensitivity(VOTE_NORM if phase == "popularity" else pairs.VOTE_NORM, {}, "user")
         return Sensitivity(clip or config.privacy.clip, self.scales, "user")
 
     def turn(self, config: Config, round_number: int) -> int | None:
@@ -122,14 +126,20 @@ class FederationPlan:
 
     def noise(self, config: Config, round_number: int) -> float:
         """The multiplier of a round's central noise; 0 where there is none."""
-        warm = config.phase(round_number) == "popularity"
-        return (self.warm_noise_multiplier if warm else self.noise_multiplier) or 0.0
+        found: dict[Phase, float | None] = {
+            "popularity": self.warm_noise_multiplier,
+            "pairs": self.pairs_noise_multiplier,
+            "adapt": self.noise_multiplier,
+        }
+        return found[config.phase(round_number)] or 0.0
 
-    def asked(self, config: Config, round_number: int) -> tuple[str, ...]:
-        """Sorted names of the parameters that a round's updates are about."""
-        if config.phase(round_number) == "popularity":
-            return (WARM_STARTED,)
-        return tuple(sorted(self.trained or self.phi0))
+    def asked(self, config: Config, round_number: int, phi: Named) -> Named:
+        """What a round's updates look like: the parameters that they are about, at ``phi``, or an empty vote."""
+        phase = config.phase(round_number)
+        if phase == "pairs":
+            return {pairs.NAME: torch.zeros(pairs.cells(min(config.server.warm_pairs, len(phi[WARM_STARTED]))))}
+        names = (WARM_STARTED,) if phase == "popularity" else sorted(self.trained or self.phi0)
+        return {name: phi[name] for name in names}
 
     def run_name(self, config: Config) -> str:
         """Public name of the run."""
@@ -169,6 +179,8 @@ class FederationPlan:
             )
         if central and config.phase(1) == "popularity":
             positive("warm_noise_multiplier", self.warm_noise_multiplier or 0.0)
+        if central and config.server.warm_pairs:
+            positive("pairs_noise_multiplier", self.pairs_noise_multiplier or 0.0)
         if config.phase(1) == "popularity" and WARM_STARTED not in self.phi0:
             raise ConfigError(f"expected {WARM_STARTED!r} among the shared parameters for a warm start, got none")
         if config.server.patience is not None and self.validate is None:

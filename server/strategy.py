@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from .._streams import torch_stream
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
+from ..meta import pairs
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import log_popularity
@@ -69,7 +70,7 @@ class MetaStrategy(Strategy):
         self._gate = ReplyGate(
             round=server_round,
             schema=self._plan.schema,
-            phi=self._asked(server_round, phi),
+            phi=self._plan.asked(self._config, server_round, phi),
             ordered={node: len(share) for node, share in shares.items()},
             bound=self._plan.sensitivity(self._config, server_round, clip),
             bits=clip is not None,
@@ -162,18 +163,19 @@ class MetaStrategy(Strategy):
         self.clip = next_clip(bound.value, joint.fraction, privacy.clip_quantile, privacy.clip_lr)
         return joint.update
 
-    def _asked(self, server_round: int, phi: Named) -> Named:
-        """The parameters that the round's updates are about."""
-        return {name: phi[name] for name in self._plan.asked(self._config, server_round)}
-
     def _folded(self, server_round: int, released: Named) -> Named:
-        """The next initialization: a Reptile step, or the warm start's bias."""
-        if self._config.phase(server_round) == "popularity":
-            return {**self._phi, WARM_STARTED: log_popularity(released[WARM_STARTED], self._plan.warm_floor)}
+        """The next initialization: a Reptile step, or the warm start's bias, or the table of pairs."""
+        server, phase, phi = self._config.server, self._config.phase(server_round), self._phi
+        if phase == "popularity":
+            return {**phi, WARM_STARTED: log_popularity(released[WARM_STARTED], self._plan.warm_floor)}
+        if phase == "pairs":
+            rank = phi[pairs.NAME].shape[1]
+            table = pairs.factorise(released[pairs.NAME], phi[WARM_STARTED], server.warm_pairs, rank)
+            return {**phi, pairs.NAME: table}
         mean = mean_update(released, self._config.expected_cohort(self._plan.population))
-        trained = self._asked(server_round, self._phi)
-        moved, self.outer = reptile_step(trained, mean, self.outer, self._config.server, server_round)
-        return {**self._phi, **moved}
+        trained = self._plan.asked(self._config, server_round, phi)
+        moved, self.outer = reptile_step(trained, mean, self.outer, server, server_round)
+        return {**phi, **moved}
 
     def _noise(self, server_round: int, purpose: str) -> NoiseSource:
         if self._plan.simulation:

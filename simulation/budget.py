@@ -22,11 +22,13 @@ class PhaseNoise:
     Attributes:
         adapt: of an adaptation round (user), or of a local step (interaction).
         warm: of the warm start; none where there is none.
+        pairs: of the release of pairs; none where there is none.
         charges: everything one unit pays over its life, in order.
     """
 
     adapt: float
     warm: float | None
+    pairs: float | None
     charges: tuple[Charge, ...]
 
 
@@ -81,23 +83,25 @@ def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
     rate = config.server.accounted_rate if unit == "user" else privacy.sample_rate
     steps = participations(config, unit) * (1 if unit == "user" else config.local.steps)
     warm_rate = rate if unit == "user" else 1.0
-    share = privacy.warm_share if warm else 0.0
+    shares = [privacy.warm_share] * warm + [privacy.pairs_share] * bool(config.server.warm_pairs)
+    rest = 1 - sum(shares)
     if privacy.epsilon is not None:
-        parts = [Part(steps, rate, 1 - share)] + ([Part(1, warm_rate, share)] if warm else [])
+        parts = [Part(steps, rate, rest)] + [Part(1, warm_rate, share) for share in shares]
         try:
             found = split_noise(privacy.epsilon, privacy.delta, parts, privacy.accountant)
         except OverflowError:
             raise ConfigError(f"expected an epsilon that noise can reach, got {privacy.epsilon}; raise it") from None
-        adapt, first = found[0], found[1] if warm else None
+        adapt, first = found[0], found[1:]
     elif privacy.noise_multiplier is not None:
         adapt = privacy.noise_multiplier
-        first = adapt * math.sqrt((1 - share) / (share * steps)) if warm else None
+        first = tuple(adapt * math.sqrt(rest / (share * steps)) for share in shares)
     else:
         raise ConfigError("expected privacy.epsilon or privacy.noise_multiplier, got neither; give one")
-    charges: tuple[Charge, ...] = (Charge(first, warm_rate, 1),) if first is not None else ()
+    charges: tuple[Charge, ...] = tuple(Charge(noise, warm_rate, 1) for noise in first)
     per_round = 1 if unit == "user" else config.local.steps
     charges += (Charge(adapt, rate, per_round),) * (steps // per_round)
-    return PhaseNoise(adapt=adapt, warm=first, charges=charges)
+    released = dict(zip(["warm"] * warm + ["pairs"] * bool(config.server.warm_pairs), first, strict=True))
+    return PhaseNoise(adapt=adapt, warm=released.get("warm"), pairs=released.get("pairs"), charges=charges)
 
 
 def participations(config: Config, unit: Literal["user", "interaction"]) -> int:

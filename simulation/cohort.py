@@ -341,7 +341,8 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         table gets comes from Gram matrices; what rounding may hide of it is added to it first.
     """
     policy, settings, privacy = chunk.policy, chunk.config.local, chunk.config.privacy
-    stack = Stack(policy=policy, examples=chunk.examples, settings=settings)
+    kernels = policy.kernel_table(chunk.phi)
+    stack = Stack(policy=policy, examples=chunk.examples, settings=settings, kernels=kernels)
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     here = {**start, **fast}
@@ -405,7 +406,8 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
-    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, each=True)
+    kernels = policy.kernel_table(chunk.phi)
+    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, kernels=kernels, each=True)
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}

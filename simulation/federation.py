@@ -122,6 +122,7 @@ def plan_of(
         run_dir=run_dir,
         noise_multiplier=None if budget.user is None else budget.user.adapt,
         warm_noise_multiplier=None if budget.user is None else budget.user.warm,
+        pairs_noise_multiplier=None if budget.user is None else budget.user.pairs,
         warm_floor=warm_floor(config, budget, len(world.roster)),
         scales=config.privacy.scales_of(world.policy.released),
         validate=Validator(world=world, nodes_dir=run_dir / NODES),

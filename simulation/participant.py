@@ -19,6 +19,7 @@ from ..client.adaptation import LocalMechanism
 from ..client.wire import TrainOrder, TrainReply
 from ..config import Config, Unit
 from ..errors import LedgerError, RunError, WireError
+from ..meta import pairs
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
@@ -78,8 +79,7 @@ class Cohort:
         paid, refused = self._pay(order, devices)
         if not len(paid):
             return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
-        warm = self._config.phase(order.round) == "popularity"
-        result = self._votes(order.round, paid) if warm else self._adapt(order, paid, config)
+        result = self._released(order, paid, config)
         if self._ledger is not None:
             self._ledger.settle(_key(order))
             self._remember(self._ledger)
@@ -175,6 +175,23 @@ class Cohort:
         )
         paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
+
+    def _released(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
+        """What the round is for: the sum of what these devices answer."""
+        phase = self._config.phase(order.round)
+        if phase == "popularity":
+            return self._votes(order.round, devices)
+        return self._pairs(order.phi, devices) if phase == "pairs" else self._adapt(order, devices, config)
+
+    def _pairs(self, phi: Named, devices: NDArray[np.int64]) -> CohortResult:
+        """The sum of the devices' votes on what goes together."""
+        world, server = self._world, self._config.server
+        count = min(server.warm_pairs, world.policy.items)
+        total = torch.zeros(pairs.cells(count), dtype=torch.float64)
+        for device in devices.tolist():
+            items = world.log(device, world.split.train_end[device]).items
+            total += pairs.vote(items, phi[WARM_STARTED], count, server.warm_window)
+        return CohortResult(total={pairs.NAME: total}, personal={})
 
     def _votes(self, round_number: int, devices: NDArray[np.int64]) -> CohortResult:
         """The warm start: the sum of the devices' histograms, each noised by itself under unit ``interaction``."""

@@ -90,7 +90,8 @@ class Served:
             return own_start(policy, start, names, len(devices))
         world = self._serving
         examples = world.batch(devices, stops, unit="none", stream=(world.config.seed, "serve"))
-        stack = Stack(policy=policy, examples=examples, settings=world.config.local)
+        kernels = policy.kernel_table(start)
+        stack = Stack(policy=policy, examples=examples, settings=world.config.local, kernels=kernels)
         return descend_stack(stack, start, steps=steps, names=names)
 
     def _chunk(self) -> int:

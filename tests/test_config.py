@@ -139,3 +139,29 @@ def test_defaults_in_the_list_of_keys_are_the_defaults():
 
 def test_the_guide_is_in_step_with_the_schema():
     assert GUIDE.read_text(encoding="utf-8") == markdown(), "run: fedrec config keys --markdown > docs/configuration.md"
+
+
+PAIRS = {"policy__affinity": True, "policy__pairs": 4, "server__warm_pairs": 20, "server__rounds": 5}
+
+
+def test_pairs_have_a_round_of_their_own():
+    config = Config().updated(**PAIRS)
+    assert [config.phase(number) for number in (1, 2, 3)] == ["popularity", "pairs", "adapt"]
+    assert config.adapt_rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy__pairs": 0}, "expected server.warm_pairs and policy.pairs both above 0 or both 0, got 20 and 0"),
+        ({"policy__affinity": False}, "expected server.warm_start = popularity and policy.affinity = true"),
+        ({"server__warm_start": "none"}, "expected server.warm_start = popularity and policy.affinity = true"),
+        ({"privacy__unit": "interaction"}, "expected server.warm_pairs = 0 under unit interaction"),
+        ({"privacy__unit": "both"}, "expected server.warm_pairs = 0 under unit both"),
+        ({"privacy__warm_share": 0.8}, "expected privacy.warm_share \\+ privacy.pairs_share < 1, got 0.8 \\+ 0.2"),
+        ({"server__rounds": 2}, "expected server.rounds >= 3 with a warm start, got 2"),
+    ],
+)
+def test_pairs_that_can_not_be_are_told(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Config().updated(**(PAIRS | changes))

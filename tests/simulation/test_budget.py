@@ -52,6 +52,28 @@ def test_all_that_a_unit_pays_comes_to_the_target(warm, unit, rate, target):
         assert statement.seeded
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_the_pairs_take_their_share_and_all_comes_to_the_target(rate):
+    config = small.config(
+        policy__affinity=True,
+        policy__pairs=2,
+        privacy__epsilon=2.0,
+        privacy__warm_share=0.3,
+        privacy__pairs_share=0.5,
+        server__participation=rate,
+        server__rounds=6,
+        server__warm_pairs=10,
+    )
+    noise = plan_budget(config).user
+    parts = [1 / noise.warm**2, 1 / noise.pairs**2, 4 / noise.adapt**2]
+    assert [part / sum(parts) for part in parts] == pytest.approx([0.3, 0.5, 0.2])
+    assert [charge.noise_multiplier for charge in noise.charges] == [noise.warm, noise.pairs] + [noise.adapt] * 4
+    assert {charge.sample_rate for charge in noise.charges} == {rate}
+    assert 0.8 * 2.0 < referee(noise.charges) <= 2.0
+    told = plan_budget(config.updated(privacy__epsilon=None, privacy__noise_multiplier=noise.adapt)).user
+    assert (told.warm, told.pairs) == pytest.approx((noise.warm, noise.pairs))
+
+
 def test_the_warm_start_takes_its_share_of_inverse_variance():
     for share in (0.2, 0.7):
         noise = plan_budget(small.config(privacy__warm_share=share, server__participation=1.0)).user

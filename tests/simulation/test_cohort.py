@@ -92,8 +92,16 @@ POLICIES = st.fixed_dictionaries(
         "history_prior": st.sampled_from([0.0, 3.0]),
         "fast": st.sampled_from([(), ("taste",), ("taste", "latent"), ("gain", "temperature"), ("affinity",)]),
         "frozen": st.sampled_from([(), ("bias", "latent"), ("content",)]),
+        "affinity_level": st.booleans(),
+        "affinity_place": st.sampled_from([0, 3]),
+        "pairs": st.sampled_from([0, 2]),
     }
-).filter(lambda one: one["affinity"] or "affinity" not in one["fast"])
+).filter(
+    lambda one: (
+        (one["affinity"] or "affinity" not in one["fast"])
+        and (not (one["affinity"] and one["affinity_level"]) or "bias" in one["frozen"])
+    )
+)
 LOSSES = st.fixed_dictionaries(
     {
         "local__reward": st.sampled_from(["one", "value"]),
