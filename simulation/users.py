@@ -109,7 +109,9 @@ def _explain(simulator: UserSimulator, feedback: Feedback) -> dict[str, Any]:
     return found
 
 
-def _resolve(world: Population | str, options: UserOptions | None, sizes: Mapping[str, int]) -> tuple[Population, UserOptions]:
+def _resolve(
+    world: Population | str, options: UserOptions | None, sizes: Mapping[str, int]
+) -> tuple[Population, UserOptions]:
     if isinstance(world, str):
         return population_of(world, options=options, **sizes)
     if sizes:
@@ -128,7 +130,7 @@ class UsersEnv(gymnasium.Env[Observation, Ints]):
     later reset goes on with them. ``reset(options={"user": 7})`` chooses the user, who otherwise is drawn.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
 
     def __init__(
         self,
@@ -194,10 +196,10 @@ class UsersEnv(gymnasium.Env[Observation, Ints]):
         return float(self.simulator.expected_reward(np.asarray(slate)[None])[0])
 
     def oracle(self, slots: int | None = None) -> Ints:
-        """The slate of at most ``slots`` items (K by default) that is best now; it repeats an item for an empty slot."""
+        """The slate of at most ``slots`` items (K by default) that is best now; a repeated item is an empty slot."""
         return np.asarray(self.simulator.oracle(slots)[0][0])
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The last slate in a line, under render mode ``ansi``."""
         return self._last if self.render_mode == "ansi" else None
 

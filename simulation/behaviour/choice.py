@@ -1,7 +1,7 @@
 """Choice models in closed form: which of the items shown are clicked, and what a click is worth.
 
-``u`` is the utility of an item; ``attraction = sigmoid(u)`` is the probability that it is clicked when it is all there is
-and is looked at. An empty slot has utility ``-inf``. With one slot, all three models click with that probability
+``u`` is the utility of an item; ``attraction = sigmoid(u)`` is the probability that it is clicked when it is all there
+is and is looked at. An empty slot has utility ``-inf``. With one slot, all three models click with that probability
 (position and cascade look at slot 1 surely).
 
 ========  ======================================================================  =================================
@@ -41,7 +41,7 @@ def click_probabilities(options: UserOptions, utilities: Floats) -> Floats:
 
 def examination(options: UserOptions, slots: int) -> Floats:
     """Probability that each slot is looked at under the position-based model, ``[slots]``."""
-    return np.asarray(np.arange(1, slots + 1, dtype=np.float64) ** -options.examination)
+    return np.exp(-options.examination * np.log(np.arange(1, slots + 1)))
 
 
 def _logit(utilities: Floats) -> Floats:
@@ -60,7 +60,8 @@ def stage_probabilities(stages: tuple[Stage, ...], utilities: Floats) -> Floats:
     """Probability that a click gets to each stage after the first or beyond, ``[stages - 1, *utilities.shape]``."""
     if len(stages) == 1:
         return np.empty((0, *utilities.shape))
-    return np.cumprod(np.stack([sigmoid(utilities + stage.offset) for stage in stages[1:]]), axis=0)
+    going_on = np.stack([sigmoid(utilities + stage.offset) for stage in stages[1:]])
+    return np.asarray(np.cumprod(going_on, axis=0), dtype=np.float64)
 
 
 def click_value(stages: tuple[Stage, ...], utilities: Floats) -> Floats:
@@ -109,7 +110,9 @@ def _one_of(probabilities: Floats, uniform: Floats) -> NDArray[np.bool_]:
     return np.asarray(chosen[:, None] == np.arange(probabilities.shape[1]))
 
 
-def sample_stages(options: UserOptions, utilities: Floats, clicks: NDArray[np.bool_], uniforms: Floats) -> NDArray[np.int64]:
+def sample_stages(
+    options: UserOptions, utilities: Floats, clicks: NDArray[np.bool_], uniforms: Floats
+) -> NDArray[np.int64]:
     """The stage that each slot gets to, -1 where it is not clicked, int64 ``[users, slots]``."""
     reached = (uniforms < stage_probabilities(options.stages, utilities)).sum(axis=0)
     return np.where(clicks, reached, -1)
@@ -119,11 +122,11 @@ def best_order(options: UserOptions, utilities: Floats, noise: Floats, slots: in
     """The best slate from candidates sorted by falling utility.
 
     A click's value never falls with utility, so the best slate is a head of the sorted list in its order. *Position*:
-    both factors of ``attraction * value`` rise, and examination falls (rearrangement). *Cascade*: exchanging neighbours shows that
-    falling ``attraction * value / (1 - patience + patience * attraction)`` is best, which utility orders; whatever
-    follows an item is worth at most its value, so the more attractive item wins its slot. *Logit*: with best mean
-    reward R, an item belongs in the slate if its value is above R, and there ``exp(u) (value - R)`` rises with u; so
-    fewer than all slots may be best, and each length is tried.
+    both factors of ``attraction * value`` rise, and examination falls (rearrangement). *Cascade*: exchanging neighbours
+    shows that falling ``attraction * value / (1 - patience + patience * attraction)`` is best, which utility orders;
+    whatever follows an item is worth at most its value, so the more attractive item wins its slot. *Logit*: with best
+    mean reward R, an item belongs in the slate if its value is above R, and there ``exp(u) (value - R)`` rises with u;
+    so fewer than all slots may be best, and each length is tried.
 
     Args:
         options: how users behave.

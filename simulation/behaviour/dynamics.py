@@ -75,11 +75,22 @@ def effective_taste(options: UserOptions, state: UserState) -> Floats:
 def repeat_effects(options: UserOptions, state: UserState) -> Floats:
     """What each remembered click adds to the utility of its item, float64 ``[users, memory]``.
 
-    ``familiarity * forgetting ** age - fatigue * recovery ** age`` at age ``since``; several clicks on an item add up.
+    ``familiarity * forgetting ** age - fatigue * recovery ** age`` at age ``since``. Of several clicks on an item each
+    one tires, but only the latest one counts as familiar.
     """
     age = state.since.astype(np.float64)
-    effect = options.familiarity * options.forgetting**age - options.fatigue * options.recovery**age
+    effect = -options.fatigue * options.recovery**age
+    if options.familiarity:
+        effect += np.where(_latest(state.clicked), options.familiarity * options.forgetting**age, 0.0)
     return np.where(state.clicked >= 0, effect, 0.0)
+
+
+def _latest(clicked: Ints) -> NDArray[np.bool_]:
+    """Which remembered clicks are the last on their item."""
+    latest = np.ones(clicked.shape, dtype=bool)
+    for place in range(clicked.shape[1] - 1):
+        latest[:, place] = (clicked[:, place + 1 :] != clicked[:, place, None]).all(axis=1)
+    return latest
 
 
 def freshness_effects(population: Population, options: UserOptions, items: Ints, time: Ints) -> Floats:
@@ -91,7 +102,13 @@ def freshness_effects(population: Population, options: UserOptions, items: Ints,
 
 
 def advance(
-    population: Population, options: UserOptions, seed: int, state: UserState, slates: Ints, rewards: Floats, clicks: NDArray[np.bool_]
+    population: Population,
+    options: UserOptions,
+    seed: int,
+    state: UserState,
+    slates: Ints,
+    rewards: Floats,
+    clicks: NDArray[np.bool_],
 ) -> UserState:
     """The state after a step: remember, tire, drift, and jump where the next step is the one for it."""
     clicked, since = _remember(state, slates, clicks)

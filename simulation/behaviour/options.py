@@ -69,7 +69,7 @@ class UserOptions:
     outliers: float = 0.0
     """Probability that a user is an outlier."""
     outlier_kind: OutlierKind = "random"
-    """``random``: every click is an accident; ``promote``: clicks ``promoted`` wherever it is shown, and nothing else."""
+    """``random``: every click is an accident; ``promote``: clicks ``promoted`` wherever it is shown, nothing else."""
     promoted: int = 0
     """The item that outliers promote."""
     track_regret: bool = True

@@ -78,16 +78,20 @@ class Population:
 
     @cached_property
     def directions(self) -> Floats:
-        """Qualities divided by their squared norm (never by much less than the mean one), float64 ``[items, latent]``."""
+        """Qualities divided by the mean of their own squared norm and everybody's, float64 ``[items, latent]``.
+
+        Having clicked an item of mean norm takes ``satiation`` from its own utility, and more or less from others' as
+        they are like it.
+        """
         squared = (self.qualities**2).sum(axis=1, keepdims=True)
-        return np.asarray(self.qualities / np.maximum(squared + squared.mean(), 1e-12) * 2)
+        return np.asarray(self.qualities / np.maximum((squared + squared.mean()) / 2, 1e-12))
 
     def utilities(self, user: int) -> Floats:
         """What every item is worth to ``user`` at the start, float64 ``[items]``."""
         return np.asarray(self.qualities @ self.tastes[user] + self.item_bias + self.user_bias[user])
 
     def mean_probability(self) -> float:
-        """Mean probability that a user clicks an item that is shown alone, over all users and items (or a grid of them)."""
+        """Mean probability that a user clicks an item that is shown alone, over all items and users (or a part)."""
         return float(sigmoid(self._grid()).mean())
 
     def with_base_rate(self, rate: float) -> Population:
@@ -101,6 +105,7 @@ class Population:
         return replace(self, item_bias=self.item_bias + low)
 
     def _grid(self) -> Floats:
+        """Utilities of every item for every so many users, float64 ``[some users, items]``."""
         every = max(1, int(np.ceil(self.users * self.items / _CELLS)))
         users = slice(None, None, every)
         return np.asarray(

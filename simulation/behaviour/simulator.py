@@ -48,9 +48,9 @@ class Feedback:
 class UserSimulator:
     """Simulated users with the truth about them.
 
-    ``rows`` always means positions among the simulator's users, each once; without it all of them. A number depends on the seed,
-    the user and how often that user was asked, not on who else is simulated. Regret is that of the moment: the best
-    slate is best for the next step, not for the steps that follow on it.
+    ``rows`` always means positions among the simulator's users, each once; without it all of them. A number depends on
+    the seed, the user and how often that user was asked, not on who else is simulated. Regret is that of the moment:
+    the best slate is best for the next step, not for the steps that follow on it.
     """
 
     def __init__(self, population: Population, options: UserOptions | None = None, users: Ints | None = None) -> None:
@@ -72,7 +72,8 @@ class UserSimulator:
     def _check(self) -> None:
         options, population = self.options, self.population
         if len(self.users) == 0 or self.users.min() < 0 or self.users.max() >= population.users:
-            raise DataError(f"expected users in [0, {population.users}), got {self.users[:3]}...; ask for rows that exist")
+            found = f"{self.users.min()} to {self.users.max()}" if len(self.users) else "none"
+            raise DataError(f"expected users in [0, {population.users}), got {found}; ask for rows that exist")
         if options.slate > population.items or options.promoted >= population.items:
             wanted = f"slate <= {population.items} and promoted < {population.items}"
             raise DataError(f"expected {wanted}, got {options.slate} and {options.promoted}; enlarge the catalogue")
@@ -84,10 +85,9 @@ class UserSimulator:
         self.state = first_state(self.population, self.options, self.users, start)
         drawn = uniforms(seed, "outlier", self.users, start, 1)[:, 0]
         self.outlier = drawn < self.options.outliers
-        erratic = self.outlier & (self.options.outlier_kind == "random")
-        self.noise = np.where(erratic, 1.0, self.options.noise)
-        self.promotes = self.outlier & (self.options.outlier_kind == "promote")
-        self.noise = np.where(self.promotes, 0.0, self.noise)
+        random = self.options.outlier_kind == "random"
+        self.promotes = self.outlier & (not random)
+        self.noise = np.where(self.outlier, 1.0 if random else 0.0, self.options.noise)
         self._forget()
 
     def new_episode(self, rows: Ints | None = None) -> None:
@@ -201,7 +201,6 @@ class UserSimulator:
             found = f"{slates.dtype} of shape {slates.shape}"
             raise DataError(f"expected slates as integers of shape ({len(rows)}, slots), got {found}; one row a user")
         if slates.size and (slates.min() < 0 or slates.max() >= self.population.items):
-            found = int(slates.min()) if slates.min() < 0 else int(slates.max())
-            raise DataError(f"expected items in [0, {self.population.items}), got {found}; show catalogue rows")
+            wrong = int(slates.min()) if slates.min() < 0 else int(slates.max())
+            raise DataError(f"expected items in [0, {self.population.items}), got {wrong}; show catalogue rows")
         return slates.astype(np.int64, copy=False)
-

@@ -1,8 +1,9 @@
-"""Users fitted on a real log: tastes by weighted matrix factorisation, click probabilities calibrated on held-out cells.
+"""Users fitted on a real log: tastes by weighted matrix factorisation, click probabilities calibrated where held out.
 
-Every (user, item) cell of the log's matrix is either met or not. Nine tenths of the met cells train the factors; on half of the
-others, and on as many cells drawn from those not met, a logistic regression turns score, popularity and activity into
-the probability that a cell is met. The other half tells how far those probabilities are to be believed.
+Every (user, item) cell of the log's matrix is either met or not. Nine tenths of the met cells train the factors. On
+half of the others, and on cells drawn from those not met, weighted so that both stand for all of their kind, a logistic
+regression turns score, popularity and activity into the probability that a cell is met. The other half tells how far
+those probabilities are to be believed.
 """
 
 from __future__ import annotations
@@ -107,12 +108,14 @@ def fit_users(dataset: Dataset, options: TasteOptions | None = None) -> FittedUs
     calibrates = random.random(len(users)) < options.held_out
     if calibrates.sum() < 100:
         found = int(calibrates.sum())
-        raise DataError(f"expected 100 or more met cells to calibrate on, got {found}; use a longer log or hold out more")
+        raise DataError(
+            f"expected 100 or more met cells to calibrate on, got {found}; use a longer log or hold out more"
+        )
     train = (users[~calibrates], items[~calibrates])
     tastes, qualities = _factorise(*train, (dataset.devices, dataset.items_count), options)
     offsets = _log_counts(train[0], dataset.devices), _log_counts(train[1], dataset.items_count)
     fitted, judged = _draw_cells(random, dataset, users, items, calibrates)
-    score = _rows_of(tastes, qualities, *offsets)
+    score = _Predictors(tastes, qualities, *offsets)
     weights, without = _logistic(score(fitted), fitted), _logistic(score(fitted)[:, 1:], fitted)
     population = _population(dataset, tastes, qualities, offsets, weights, options)
     predicted = sigmoid(score(judged) @ weights)
@@ -130,7 +133,7 @@ def _met_cells(dataset: Dataset) -> tuple[Ints, Ints]:
 
 
 def _factorise(users: Ints, items: Ints, shape: tuple[int, int], options: TasteOptions) -> tuple[Floats, Floats]:
-    """Factors of ``sum over met cells (1 - score)^2 + unmet_weight * sum over all cells score^2 + L2`` (Hu et al. 2008).
+    """Factors of least ``sum over met (1 - score)^2 + unmet_weight * sum over all score^2 + L2`` (Hu et al. 2008).
 
     The factors are turned so that tastes have no correlation between coordinates.
     """
@@ -156,7 +159,7 @@ def _solve(rows: Ints, columns: Ints, factors: Floats, count: int, options: Tast
 
 
 def _log_counts(indices: Ints, count: int) -> Floats:
-    return np.log(np.bincount(indices, minlength=count) + 0.5)
+    return np.asarray(np.log(np.bincount(indices, minlength=count) + 0.5), dtype=np.float64)
 
 
 def _draw_cells(
@@ -178,7 +181,7 @@ def _draw_cells(
     return chosen(~judges), chosen(judges)
 
 
-class _rows_of:  # noqa: N801
+class _Predictors:
     """Predictors of cells: personal score, log popularity, log activity, one."""
 
     def __init__(self, tastes: Floats, qualities: Floats, activity: Floats, popularity: Floats) -> None:

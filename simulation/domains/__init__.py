@@ -1,4 +1,4 @@
-"""Five worlds to recommend in, each with its items, users, reward and behaviour; content that domains share has one meaning.
+"""Five worlds to recommend in, each with its items, users, reward and behaviour; what they share means the same.
 
 ``domain_world`` draws one, ``logged_dataset`` lets a known logging policy act in it and keeps the log.
 """

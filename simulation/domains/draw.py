@@ -107,8 +107,11 @@ def _labelled(
 
 
 def _membership(label: Label, rows: int, seed: int, scope: str, what: str) -> Floats:
-    """Which values each row has; value v is drawn with weight ``1 / (v + 3)``, one or (half of the rows) two of them where
-    ``most`` allows it; the first rows have the first values, so that no column is missing."""
+    """Which values each row has, 0 or 1, float64 ``[rows, values]``.
+
+    Value v is drawn with weight ``1 / (v + 3)``, one or, for half of the rows where ``most`` allows it, two of them.
+    The first rows have the first values, so that no column is missing from a small table.
+    """
     values = np.arange(len(label.values))
     drawn = cell_uniforms(seed, "domain", scope, what, label.name, rows=np.arange(rows)[:, None], columns=values)
     count = 1 + (_personal(rows, seed, f"{scope} {what} {label.name}", 1)[:, 0] > 0) * (label.most > 1)

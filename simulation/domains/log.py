@@ -2,10 +2,10 @@
 
 The recommender knows some of every user's taste. In step t it shows user u item i with probability
 
-    p_t(i | u) proportional to (1 - explore) softmax_i(sharpness * known utility) + explore / items
+    p_t(i | u) proportional to ((1 - explore) softmax_i(sharpness * known utility) + explore / items) * fresh_t(i)
 
-over the items that are published and, but where people repeat, not yet clicked. That exact probability is the
-propensity.
+over the items that, unless people repeat, are not yet clicked; ``fresh_t = exp(-sharpness * freshness * age)``, and 0
+before publication. That exact probability is the propensity.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ class LoggingOptions:
 def logged_dataset(world: DomainWorld, options: LoggingOptions | None = None) -> Dataset:
     """Let the recommender act until users have clicked enough, and keep the log as a data set.
 
-    Rewards are those of the domain's stages. Drift, fatigue and the rest are those of the domain; the jump of tastes, where
-    there is one, happens in the log too.
+    Rewards are those of the domain's stages; drift, fatigue, noise and the rest are the domain's, too.
     """
     options = options if options is not None else LoggingOptions()
     population, behaviour = world.population, world.domain.behaviour
@@ -74,22 +73,21 @@ class _Recommender:
     def __init__(self, world: DomainWorld, options: LoggingOptions) -> None:
         population = world.population
         known = options.knowledge * (population.tastes @ population.qualities.T) + population.item_bias
-        self._weights = _softmax(options.sharpness * known)
+        likely = (1 - options.explore) * _softmax(options.sharpness * known)
+        self._all = likely + options.explore / population.items
+        self._open = self._all.copy()
         self._world, self._options = world, options
-        self._open = np.ones(known.shape, dtype=bool)
         self._step = 0
 
     def show(self, time: Ints) -> tuple[Ints, Floats]:
         """An item for each user, and the probability with which it was drawn."""
-        users, items = self._weights.shape
-        probabilities = (1 - self._options.explore) * self._weights + self._options.explore / items
-        probabilities = probabilities * self._present(int(time[0])) * self._open
-        upper = np.cumsum(probabilities, axis=1)
+        users, items = self._open.shape
+        weights = self._open if self._world.population.published is None else self._open * self._present(int(time[0]))
+        upper = np.cumsum(weights, axis=1)
         drawn = uniforms(self._world.seed, "logging", np.arange(users), np.full(users, self._step), 1)
-        shown = (upper <= drawn * upper[:, -1:]).sum(axis=1)
-        shown = np.minimum(shown, items - 1 - probabilities[:, ::-1].astype(bool).argmax(axis=1))
+        shown = np.minimum((upper <= drawn * upper[:, -1:]).sum(axis=1), items - 1)
         self._step += 1
-        return shown, probabilities[np.arange(users), shown] / upper[:, -1]
+        return shown, weights[np.arange(users), shown] / upper[:, -1]
 
     def _present(self, time: int) -> Floats:
         """Factor of age, 0 before an item is published."""
@@ -98,12 +96,13 @@ class _Recommender:
         return np.asarray(np.exp(self._options.sharpness * age))
 
     def clicked(self, shown: Ints, clicked: NDArray[np.bool_]) -> None:
-        """Close what was clicked to its user, unless people repeat in this domain."""
-        if not self._world.domain.behaviour.familiarity:
-            users = np.flatnonzero(clicked)
-            self._open[users, shown[users]] = False
-            short = self._open[users].sum(axis=1) < max(2, self._open.shape[1] // 4)
-            self._open[users[short]] = True
+        """Close what was clicked to its user, unless people repeat in this domain; half a catalogue stays open."""
+        if self._world.domain.behaviour.familiarity:
+            return
+        users = np.flatnonzero(clicked)
+        self._open[users, shown[users]] = 0.0
+        short = users[(self._open[users] == 0).sum(axis=1) > self._open.shape[1] // 2]
+        self._open[short] = self._all[short]
 
 
 def _softmax(scores: Floats) -> Floats:

@@ -12,8 +12,8 @@ from ..behaviour.options import UserOptions
 class Label:
     """A feature with names for values; every value stands for a direction of taste.
 
-    The directions of a ``shared`` label are the same in every domain drawn from the same seed: who likes ``Sport`` among
-    news likes it among videos.
+    The directions of a ``shared`` label are the same in every domain drawn from the same seed: who likes ``Sport``
+    among news likes it among videos.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Label:
     weight: float
     """Part of the variance of an item's qualities (or a user's taste) that it carries."""
     most: int = 1
-    """Values that one row can have."""
+    """Values that one row can have: 1 or 2."""
     shared: bool = False
     """Whether its directions are those of all domains."""
 
@@ -80,12 +80,27 @@ class Domain:
         for part, labels, besides in (("items", self.item_labels, 0.0), ("users", self.user_labels, self.common_taste)):
             told = besides + sum(label.weight for label in labels)
             if told > 1:
-                raise ValueError(f"expected weights of the {part} of {self.name} that add up to at most 1, got {told:g}")
+                raise ValueError(
+                    f"expected weights of the {part} of {self.name} that add up to at most 1, got {told:g}"
+                )
 
 
 TOPIC = Label(
     name="topic",
-    values=("Sport", "Music", "Science", "Travel", "Food", "Fashion", "Games", "Politics", "Nature", "Art", "Money", "Home"),
+    values=(
+        "Sport",
+        "Music",
+        "Science",
+        "Travel",
+        "Food",
+        "Fashion",
+        "Games",
+        "Politics",
+        "Nature",
+        "Art",
+        "Money",
+        "Home",
+    ),
     weight=0.45,
     most=2,
     shared=True,

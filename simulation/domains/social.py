@@ -1,4 +1,4 @@
-"""A social feed: posts are passed or liked one by one, some are commented on, few are shared; bots promote one of them."""
+"""A social feed: posts are passed or liked one by one, some are commented on, few are shared; bots promote one."""
 
 from __future__ import annotations
 
