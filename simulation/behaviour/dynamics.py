@@ -21,6 +21,7 @@ class UserState:
 
     Attributes:
         users: row in the population, int64 ``[users]``.
+        streams: number of the random streams; that of the user, but for further copies of one, int64 ``[users]``.
         time: steps of the episode so far, int64 ``[users]``.
         tick: steps since the streams began, int64 ``[users]``; goes on from episode to episode.
         taste: float64 ``[users, latent]``.
@@ -32,6 +33,7 @@ class UserState:
     """
 
     users: Ints
+    streams: Ints
     time: Ints
     tick: Ints
     taste: Floats
@@ -51,11 +53,12 @@ class UserState:
             getattr(self, one.name)[rows] = getattr(part, one.name)
 
 
-def first_state(population: Population, options: UserOptions, users: Ints, tick: Ints) -> UserState:
+def first_state(population: Population, options: UserOptions, users: Ints, streams: Ints, tick: Ints) -> UserState:
     """The state at the start of an episode."""
     count = len(users)
     return UserState(
         users=users.copy(),
+        streams=streams.copy(),
         time=np.zeros(count, dtype=np.int64),
         tick=tick.copy(),
         taste=population.tastes[users].copy(),
@@ -119,6 +122,7 @@ def advance(
     length = options.history
     return UserState(
         users=state.users,
+        streams=state.streams,
         time=state.time + 1,
         tick=state.tick + 1,
         taste=_jumped(population, options, seed, state, _drifted(population, options, seed, state)),
@@ -148,7 +152,7 @@ def _drifted(population: Population, options: UserOptions, seed: int, state: Use
     if not options.drift:
         return state.taste
     mean, std = population.spread
-    fresh = normals(seed, "drift", state.users, state.tick, len(mean))
+    fresh = normals(seed, "drift", state.streams, state.tick, len(mean))
     return np.asarray(mean + np.sqrt(1 - options.drift**2) * (state.taste - mean) + options.drift * std * fresh)
 
 
@@ -156,7 +160,7 @@ def _jumped(population: Population, options: UserOptions, seed: int, state: User
     """Tastes of those whose next step is ``shift_at``, exchanged for those of users drawn at random."""
     if options.shift_at is None:
         return taste
-    drawn = uniforms(seed, "shift", state.users, np.zeros_like(state.tick), 2)
+    drawn = uniforms(seed, "shift", state.streams, np.zeros_like(state.tick), 2)
     jumps = (state.time + 1 == options.shift_at) & (drawn[:, 0] < options.shift_share)
     partner = np.minimum((drawn[:, 1] * population.users).astype(np.int64), population.users - 1)
     return np.where(jumps[:, None], population.tastes[partner], taste)

@@ -50,7 +50,8 @@ class UserSimulator:
 
     ``rows`` always means positions among the simulator's users, each once; without it all of them. A number depends on
     the seed, the user and how often that user was asked, not on who else is simulated. Regret is that of the moment:
-    the best slate is best for the next step, not for the steps that follow on it.
+    the best slate is best for the next step, not for the steps that follow on it. A user may be simulated more than
+    once: the first copy has the user's own streams, the others have streams of theirs.
     """
 
     def __init__(self, population: Population, options: UserOptions | None = None, users: Ints | None = None) -> None:
@@ -65,6 +66,7 @@ class UserSimulator:
         self.options = options if options is not None else UserOptions()
         self.users = np.arange(population.users) if users is None else np.asarray(users, dtype=np.int64)
         self._check()
+        self._streams = self.users + population.users * _copy_numbers(self.users)
         self._truth = Utilities(population, self.options)
         self._moves = self.options.utilities_move or population.published is not None
         self.restart(self.options.seed)
@@ -82,7 +84,7 @@ class UserSimulator:
         """Begin the streams of ``seed`` and everybody's first episode."""
         self.seed = seed
         start = np.zeros(len(self.users), dtype=np.int64)
-        self.state = first_state(self.population, self.options, self.users, start)
+        self.state = first_state(self.population, self.options, self.users, self._streams, start)
         drawn = uniforms(seed, "outlier", self.users, start, 1)[:, 0]
         self.outlier = drawn < self.options.outliers
         random = self.options.outlier_kind == "random"
@@ -93,8 +95,12 @@ class UserSimulator:
     def new_episode(self, rows: Ints | None = None) -> None:
         """Put users back to the start of an episode; their streams go on."""
         rows = np.arange(len(self.users)) if rows is None else rows
-        self.state.put(rows, first_state(self.population, self.options, self.users[rows], self.state.tick[rows]))
+        self.state.put(rows, self._start(rows))
         self._stale[rows] = self._unknown[rows] = True
+
+    def _start(self, rows: Ints) -> UserState:
+        users, streams, tick = self.users[rows], self._streams[rows], self.state.tick[rows]
+        return first_state(self.population, self.options, users, streams, tick)
 
     def _forget(self) -> None:
         count, reach = len(self.users), self._reach(self.options.slate)
@@ -152,7 +158,7 @@ class UserSimulator:
 
     def _draw(self, state: UserState, noise: Floats, utilities: Floats, best: Floats) -> Feedback:
         options, slots = self.options, utilities.shape[1]
-        drawn = uniforms(self.seed, "choice", state.users, state.tick, 2 * slots + 2)
+        drawn = uniforms(self.seed, "choice", state.streams, state.tick, 2 * slots + 2)
         clicks = sample_clicks(options, utilities, noise, drawn[:, : slots + 2])
         by_accident = (drawn[:, 0] < noise)[:, None]
         further = np.where(by_accident, 1.0, drawn[:, slots + 2 :])
@@ -204,3 +210,12 @@ class UserSimulator:
             wrong = int(slates.min()) if slates.min() < 0 else int(slates.max())
             raise DataError(f"expected items in [0, {self.population.items}), got {wrong}; show catalogue rows")
         return slates.astype(np.int64, copy=False)
+
+
+def _copy_numbers(users: Ints) -> Ints:
+    """How many earlier entries are equal to each entry, int64 ``[users]``."""
+    order = np.argsort(users, kind="stable")
+    ordered = users[order]
+    found = np.empty_like(users)
+    found[order] = np.arange(len(users)) - np.searchsorted(ordered, ordered)
+    return found
