@@ -19,7 +19,7 @@ FUNNEL = (
 )
 CHOICES = ("logit", "position", "cascade")
 SIGMAS = 4.5
-"""Two-sided normal tail of 7e-6 for each comparison, of which there are about 60: 1 seed in 2,000 would fail by chance."""
+"""Two-sided normal tail of 7e-6 for each comparison, of which there are about 60: 1 seed in 2,000 fails by chance."""
 
 
 def sigma(u):

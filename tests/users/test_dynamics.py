@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from fedrec.simulation.users import UserOptions, UserSimulator
@@ -27,7 +29,7 @@ def test_without_switches_nothing_changes(make_population):
 @pytest.mark.statistical
 def test_drift_is_stationary_and_forgets_at_its_rate(make_population):
     """Over 6,000 users: mean and deviation stay, and the correlation with the start falls as (1 - d^2)^(n/2)."""
-    population, steps, drift = make_population(6000, 4, latent=2, seed=5), 12, 0.3
+    population, steps, drift = make_population(6000, 4, latent=2, strength=2.0, seed=5), 12, 0.3
     simulator = UserSimulator(population, UserOptions(slate=1, drift=drift, track_regret=False))
     walk(simulator, steps, slate=(0,))
     start, now = population.tastes, simulator.state.taste
@@ -54,6 +56,15 @@ def test_tastes_jump_once_and_only_for_a_share(make_population):
     after = walk(simulator, 2, slate=(0,))
     assert (simulator.state.taste != population.tastes).any(axis=1).sum() == moved.sum()
     assert ((after[0].best != first[0].best) == moved).all()
+
+
+def test_after_the_jump_tastes_drift_on(make_population):
+    simulator = UserSimulator(make_population(), UserOptions(slate=1, shift_at=2, drift=0.1))
+    tastes = []
+    for _ in range(4):
+        walk(simulator, 1, slate=(0,))
+        tastes.append(simulator.state.taste)
+    assert all((before != after).all() for before, after in pairwise(tastes))
 
 
 def always_clicks(make_population, **switches):
@@ -102,6 +113,8 @@ def test_satiation_reaches_items_alike(make_population):
     squared = (quality**2).sum(axis=1)
     lost = 0.5 * (quality @ quality[4]) / ((squared[4] + squared.mean()) / 2)
     assert rested[0] - simulator.utilities(every)[0] == pytest.approx(lost)
+    walk(simulator, 1, slate=(4,))
+    assert rested[0] - simulator.utilities(every)[0] == pytest.approx(1.5 * lost)
 
 
 def test_old_items_fade_and_unpublished_ones_can_not_be_clicked(make_population):
@@ -118,27 +131,30 @@ def test_old_items_fade_and_unpublished_ones_can_not_be_clicked(make_population)
     "switches",
     [
         {"fatigue": 3.0},
-        {"familiarity": 3.0, "fatigue": 1.0, "memory": 3},
+        {"familiarity": 9.0, "fatigue": 1.0, "memory": 3},
         {"drift": 0.3, "satiation": 0.5},
         {"freshness": 0.2, "shift_at": 4},
     ],
 )
 def test_the_oracle_stays_exact_while_users_change(make_population, switches):
-    """The short list of candidates against all items, at every step of an episode."""
+    """The short list of candidates against all items, at every step of an episode; good and bad slates are shown."""
     published = np.arange(60) % 7 - 3 if "freshness" in switches else None
     population = make_population(5, 60, level=1.0, published=published)
     simulator = UserSimulator(population, UserOptions(slate=2, horizon=12, **switches))
-    for _ in range(12):
+    for step in range(12):
         slates, values = simulator.oracle()
         utilities = simulator.utilities(np.tile(np.arange(60), (5, 1)))
         top = np.sort(np.exp(utilities), axis=1)[:, -2:].sum(axis=1)
         assert values == pytest.approx(top / (1 + top))
-        assert simulator.respond(slates).regret == pytest.approx(0, abs=1e-12)
+        if step % 2:
+            assert simulator.respond(slates).regret == pytest.approx(0, abs=1e-12)
+        else:
+            assert (simulator.respond(np.argsort(utilities, axis=1)[:, 30:32]).regret > 0).all()
 
 
 @pytest.mark.parametrize("kind", ["random", "promote"])
 def test_outliers_are_as_many_as_asked_and_click_as_told(make_population, kind):
-    population = make_population(4000, 6, level=-30.0)
+    population = make_population(4000, 30, level=-30.0)
     options = UserOptions(slate=2, outliers=0.2, outlier_kind=kind, promoted=3)
     simulator = UserSimulator(population, options)
     share = simulator.outlier.mean()
