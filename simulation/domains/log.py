@@ -41,7 +41,7 @@ class LoggingOptions:
     """Part of what is shown that is drawn at random."""
     sharpness: float = 0.7
     """How much better known utility decides among the rest."""
-    knowledge: float = 0.5
+    knowledge: float = 0.7
     """Part of the personal utility that the recommender knows."""
 
 

@@ -60,11 +60,11 @@ class Domain:
     """Reward and behaviour."""
     base_rate: float
     """Mean probability that a user clicks an item drawn at random."""
-    taste_strength: float = 1.6
+    taste_strength: float = 2.0
     """Standard deviation over users and items of the personal part of utility."""
     common_taste: float = 0.15
     """Part of the variance of tastes that all users share, which makes some topics popular."""
-    popularity: float = 0.6
+    popularity: float = 0.5
     """Standard deviation of an item's own appeal to everybody."""
     activity: float = 0.4
     """Standard deviation of how much users click at all."""
@@ -80,9 +80,7 @@ class Domain:
         for part, labels, besides in (("items", self.item_labels, 0.0), ("users", self.user_labels, self.common_taste)):
             told = besides + sum(label.weight for label in labels)
             if told > 1:
-                raise ValueError(
-                    f"expected weights of the {part} of {self.name} that add up to at most 1, got {told:g}"
-                )
+                raise ValueError(f"expected weights of the {part} of {self.name} of at most 1 in all, got {told:g}")
 
 
 TOPIC = Label(
