@@ -69,7 +69,7 @@ class DataConfig(_Section):
     """Which interactions, and what counts as a positive one."""
 
     name: str = "ml-100k"
-    """A registered or imported data set: ml-100k, ml-1m, synthetic, or the name given to ``fedrec data import``."""
+    """A data set: ml-100k, ml-1m, synthetic, a domain (shop, video, news, music, social), or the name of an import."""
     positive_threshold: Annotated[float | None, Optional] = None
     """Keep only interactions whose reward is at least this (4 for the rating >= 4 protocol); none keeps all."""
     holdout: float = Field(default=0.1, ge=0, lt=1)
@@ -77,11 +77,11 @@ class DataConfig(_Section):
     text_buckets: int = Field(default=0, ge=0)
     """Hash buckets for n-grams of item titles among the content features; 0 leaves titles out."""
     devices: int = Field(default=1000, ge=1)
-    """Devices of the synthetic world (other data sets bring their own)."""
+    """Devices of a generated world (other data sets bring their own)."""
     items: int = Field(default=500, ge=2)
-    """Catalogue size of the synthetic world."""
+    """Catalogue size of a generated world."""
     interactions: int = Field(default=20, ge=1)
-    """Mean interactions a device in the synthetic world."""
+    """Mean interactions a device in a generated world."""
 
 
 class PolicyConfig(_Section):

@@ -18,7 +18,7 @@ from ..meta.interactions import Interactions
 from ..meta.policy import Named, Policy, State
 from .batches import batch_examples
 from .data.dataset import Dataset
-from .data.registry import load
+from .data.registry import GENERATED, load
 from .data.split import Split, filter_positive, held_out_devices, leave_two_out
 
 
@@ -171,16 +171,16 @@ class Logs:
 
 
 def load_dataset(config: Config) -> Dataset:
-    """The data set that ``config.data`` names; sizes and seed matter to the synthetic one only."""
-    if config.data.name == "synthetic":
+    """The data set that ``config.data`` names; sizes and seed matter to generated ones only."""
+    if config.data.name in GENERATED:
         data = config.data
         if data.text_buckets:
             raise ConfigError(
-                f"expected data.text_buckets = 0 with the synthetic world, whose titles are numbers, got "
+                f"expected data.text_buckets = 0 with a generated world, whose titles are numbers, got "
                 f"{data.text_buckets}; set it to 0"
             )
         return load(
-            "synthetic",
+            data.name,
             devices=data.devices,
             items=data.items,
             interactions=data.interactions,

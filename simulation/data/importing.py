@@ -18,7 +18,7 @@ from .features import FeatureOptions
 from .fetching import REGISTERED, Progress, to_stderr
 from .logs import read_log
 from .recbole import find_atomic_files, open_atomic, read_atomic_table
-from .registry import SYNTHETIC
+from .registry import GENERATED
 from .tables import FeatureTable
 from .tabular import check_mapping, open_source, read_table, usual_mapping
 
@@ -108,7 +108,7 @@ class _Parts:
 
 
 def _check_name(name: str, *, replace: bool) -> None:
-    if name in REGISTERED or name == SYNTHETIC:
+    if name in REGISTERED or name in GENERATED:
         raise DataError(f"expected a name of your own, got {name!r}, which is registered; choose another")
     if directory_of(name).exists() and not replace:
         state = "an imported data set" if is_stored(name) else "something else"

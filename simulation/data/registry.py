@@ -20,6 +20,15 @@ from .fetching import REGISTERED, Progress, fetch, to_stderr
 from .store import read_manifest
 
 SYNTHETIC = "synthetic"
+GENERATED = {
+    SYNTHETIC: "seeded world with known tastes",
+    "shop": "domain: view, cart, purchase",
+    "video": "domain: start, half, finish",
+    "news": "domain: click, read; fresh articles count",
+    "music": "domain: play, listen to the end; repeats are welcome",
+    "social": "domain: like, comment, share; some accounts are bots",
+}
+"""Worlds that are made when they are asked for; the domains are those of ``simulation.domains``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +61,7 @@ def list_datasets() -> list[DatasetInfo]:
         DatasetInfo(name=r.name, kind="registered", available=r.name in stored, title=r.title, **_counts(r.name))
         for r in REGISTERED.values()
     ]
-    found.append(DatasetInfo(name=SYNTHETIC, kind="generated", available=True, title="seeded world with known tastes"))
+    found += [DatasetInfo(name=name, kind="generated", available=True, title=GENERATED[name]) for name in GENERATED]
     imported = [name for name in stored if name not in REGISTERED]
     return found + [
         DatasetInfo(name=name, kind="imported", available=True, title="imported", **_counts(name)) for name in imported
@@ -74,10 +83,12 @@ def load(name: str, *, progress: Progress = to_stderr, **options: Any) -> Datase
     """Load a data set; one that is registered and not in the cache yet is fetched first.
 
     Args:
-        name: ``ml-100k``, ``ml-1m``, ``synthetic`` or what an imported data set was called.
+        name: ``ml-100k``, ``ml-1m``, ``synthetic``, a domain such as ``shop``, or what an imported data set was called.
         progress: is told, line by line, what fetching does; by default the error stream.
-        options: for ``synthetic`` those of ``SyntheticOptions`` (``devices``, ``items``, ``seed``, ...); for all others
-            those of ``FeatureOptions`` (``text_buckets``, ``year_bin``, ...), which encode the features anew.
+        options: for ``synthetic`` those of ``SyntheticOptions`` (``devices``, ``items``, ``seed``, ...); for a domain
+            ``devices``, ``items``, ``seed`` and those of ``LoggingOptions`` (``interactions``, ``impressions``, ...);
+            for all others those of ``FeatureOptions`` (``text_buckets``, ``year_bin``, ...), which encode the features
+            anew.
 
     Raises:
         DataError: the name or an option is unknown, or the data set can't be fetched or read.
@@ -87,6 +98,8 @@ def load(name: str, *, progress: Progress = to_stderr, **options: Any) -> Datase
 
         _check_options(name, options, [f.name for f in fields(SyntheticOptions)])
         return synthetic_world(SyntheticOptions(**options)).dataset
+    if name in GENERATED:
+        return _log_of_domain(name, options)
     _check_options(name, options, [f.name for f in fields(FeatureOptions)])
     if name in REGISTERED:
         fetch(name, progress=progress)
@@ -95,6 +108,16 @@ def load(name: str, *, progress: Progress = to_stderr, **options: Any) -> Datase
         raise DataError(f"expected a data set I know ({known}), got {name!r}; import it first")
     dataset = Dataset.open(directory_of(name))
     return encode_anew(dataset, FeatureOptions(**options)) if options else dataset
+
+
+def _log_of_domain(name: str, options: dict[str, Any]) -> Dataset:
+    from ..domains import domain_world, logged_dataset
+    from ..domains.log import LoggingOptions
+
+    sizes = {"devices": "users", "items": "items", "seed": "seed"}
+    _check_options(name, options, [*sizes, *(f.name for f in fields(LoggingOptions))])
+    world = domain_world(name, **{sizes[key]: value for key, value in options.items() if key in sizes})
+    return logged_dataset(world, LoggingOptions(**{key: options[key] for key in options if key not in sizes}))
 
 
 def _check_options(name: str, options: dict[str, Any], known: Sequence[str]) -> None:
