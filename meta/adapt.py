@@ -43,7 +43,7 @@ def adapt(policy: Policy, start: Parameters, examples: Examples, settings: Local
         settings: K, step sizes, objective.
     """
     fast = descend(policy, start, examples, settings, steps=settings.steps - 1)
-    gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings)
+    gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings, start=start)
     moved = {}
     for name, gradient in gradients.items():
         here = fast.get(name, start[name])
@@ -70,7 +70,7 @@ def descend(
     if not names:
         return fast
     for _ in range(steps):
-        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False)
+        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False, start=start)
         fast = {
             name: here
             - step_size(policy, settings, name) * (gradients[name] + settings.weight_decay * (here - start[name]))
@@ -87,11 +87,15 @@ def loss_gradient(
     settings: LocalConfig,
     *,
     last: bool = True,
+    start: Parameters | None = None,
 ) -> dict[str, Tensor]:
-    """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it."""
+    """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it.
+
+    ``start`` is the initialization, which a trust region needs.
+    """
 
     def loss(chosen: Mapping[str, Tensor]) -> Tensor:
-        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last)
+        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last, start=start)
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)({name: parameters[name] for name in names})
     return gradients

@@ -54,7 +54,7 @@ def posterior(
 
 def leverage(model: Posterior, rows: Tensor) -> Tensor:
     """``x' precision^-1 x`` for every row ``[..., n, d]``, ``[..., n]``: the variance of what it predicts."""
-    solved = torch.linalg.solve_triangular(model.factor, rows.mT, upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(model.factor, rows.mT, upper=False)
     return solved.square().sum(-2)
 
 
@@ -62,4 +62,5 @@ def draw(model: Posterior, count: int, generator: torch.Generator) -> Tensor:
     """``count`` draws of the weights for each user, ``[..., count, d]``."""
     shape = (*model.mean.shape, count)
     noise = torch.randn(shape, generator=generator, dtype=model.mean.dtype)
-    return model.mean[..., None, :] + torch.linalg.solve_triangular(model.factor.mT, noise, upper=True).mT
+    spread: Tensor = torch.linalg.solve_triangular(model.factor.mT, noise, upper=True)
+    return model.mean[..., None, :] + spread.mT

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._streams import torch_stream
-from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes
+from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes, refuse_coupling
 from ..config import Config
 from ..meta.adapt import Adaptation, step_size
 from ..meta.backward import backward, example_squares
 from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
-from ..meta.stacked import Stack, forward
+from ..meta.stacked import Stack, anchored, forward
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
@@ -342,6 +342,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     policy, config, mechanism = chunk.policy, chunk.config, chunk.mechanism
     if mechanism is None:
         raise ValueError("expected a local mechanism, got none; adapt plainly")
+    refuse_coupling(config.local)
     names = policy.trained
     shapes = [torch.Size(policy.specs[name].shape) for name in names]
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
@@ -349,6 +350,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
     stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, each=True)
+    stack = anchored(stack, {**chunk.phi, **chunk.personal})
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}

@@ -103,8 +103,19 @@ LOSSES = st.fixed_dictionaries(
         "local__prior": st.sampled_from([0.0, 4.0]),
         "local__exclude_history": st.booleans(),
         "local__steps": st.sampled_from([1, 3]),
+        "local__reward_model": st.sampled_from(["constant", "device", "content"]),
+        "local__self_normalised": st.booleans(),
+        "local__top_k": st.sampled_from([1, 4]),
+        "local__trust_region": st.sampled_from([0.0, 0.7]),
     }
 )
+
+
+def allowed(unit, loss):
+    """The loss with what the unit refuses, and what has no rewards to look at, switched off."""
+    couples = unit in ("none", "user")
+    model = loss["local__reward_model"] if couples and loss["local__reward"] == "value" else "constant"
+    return loss | {"local__reward_model": model, "local__self_normalised": couples and loss["local__self_normalised"]}
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -116,6 +127,7 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
         policy = policies.policy(state=kind, **terms)
     except PolicyError:
         reject()
+    loss = allowed(unit, loss)
     own = {"local__episodes": episodes and unit in ("none", "user")}
     if loss["local__targets"] == "sum":  # up to 13 targets of reward 5 over a horizon of 2: larger steps are chaotic
         own |= {"local__lr": 0.05, "local__slow_lr": 0.1}
