@@ -168,7 +168,6 @@ class LocalConfig(_Section):
     """Interactions that the start of a device is worth: n of them move it by n / (n + prior) of a mean gradient (units
     none and user)."""
 
-
     @property
     def couples(self) -> str | None:
         """The setting that would keep one interaction out of the other examples' gradients; none where all are so."""
@@ -176,12 +175,17 @@ class LocalConfig(_Section):
             return "local.self_normalised = false"
         return None if self.reward_model == "constant" else "local.reward_model = constant"
 
+    @property
+    def tells_items_apart(self) -> bool:
+        """Whether what is expected of all items has a part of its own in the gradient (doubly robust)."""
+        return self.reward_model == "content" or (self.reward_model == "device" and self.top_k > 1)
+
     @model_validator(mode="after")
     def _rewards_to_model(self) -> Self:
         if self.reward_model != "constant" and self.reward == "one":
             raise ValueError(
-                f"expected local.reward = value for local.reward_model = {self.reward_model}, got one, where all rewards "
-                "are alike; switch one of them"
+                f"expected local.reward = value for local.reward_model = {self.reward_model}, got one, where all "
+                "rewards are alike; switch one of them"
             )
         return self
 
@@ -342,8 +346,8 @@ class Config(_Section):
             )
         if self.local.couples and self.privacy.unit in ("interaction", "both"):
             raise ValueError(
-                f"expected {self.local.couples} under unit {self.privacy.unit}, where an entry may influence one example "
-                "only, got a term that looks at all of a device's rewards; switch one of them"
+                f"expected {self.local.couples} under unit {self.privacy.unit}, where an entry may influence one "
+                "example only, got a term that looks at all of a device's rewards; switch one of them"
             )
         return self
 

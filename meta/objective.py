@@ -4,10 +4,10 @@
            - sum over all items of  alpha_K(a) * q(a)                            with a reward model q only
            + trust_region * KL(pi at the initialization || pi)
 
-with ``p`` the logging policy's propensity, and ``w``, ``lambda_K`` and ``r - q`` held constant in the gradient (REINFORCE
-off policy, Chen et al. 2019, equations 4 and 8, with capped weights; doubly robust: Dudik et al. 2014, equation 4). A log
-without propensities has ``w = 1``; with rewards of one and nothing else this is the log-likelihood of positives. The pieces
-are in ``meta.policy_gradient``, the keys in ``LocalConfig``.
+with ``p`` the logging policy's propensity, and ``w``, ``lambda_K`` and ``r - q`` held constant in the gradient
+(REINFORCE off policy, Chen et al. 2019, section 4, with capped weights; doubly robust: Dudik et al. 2014, section 3). A
+log without propensities has ``w = 1``; with rewards of one and nothing else this is the log-likelihood of positives.
+The pieces are in ``meta.policy_gradient``, the keys in ``LocalConfig``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .examples import Examples
 from .policy import Parameters, Policy, State
 from .policy_gradient import (
     importance_ratio,
-    reward_residuals,
+    leave_one_out_models,
     self_normaliser,
     shown,
     top_k_factor,
@@ -71,10 +71,11 @@ def example_losses(
 def advantages(policy: Policy, examples: Examples, settings: LocalConfig) -> tuple[Tensor, Tensor | None]:
     """What every target earned above what was expected of it, and what is expected of every item.
 
-    A reward model is fitted to a device's own examples, in an episode to its support only.
+    A reward model is fitted to a device's own examples, in an episode to its support only; for each target without it.
 
     Returns:
-        ``[..., examples, targets]``, 0 where there is no target; ``[..., 1, items]`` with a model of items, else none.
+        ``[..., examples, targets]``, 0 where there is no target; ``[..., examples, items]``, the mean of its targets'
+        models, or none where no reward model tells items apart.
     """
     valid = (examples.targets >= 0).to(examples.rewards.dtype)
     if settings.reward_model == "constant":
@@ -83,17 +84,17 @@ def advantages(policy: Policy, examples: Examples, settings: LocalConfig) -> tup
     table = torch.ones(policy.items, 1, dtype=torch.float64)
     if settings.reward_model == "content":
         table = torch.cat([table, policy.features.to(torch.float64)], dim=1)
+    rows = functional.embedding(examples.targets.clamp(min=0), table)
+    above = examples.rewards.to(torch.float64) - settings.baseline
     fitted = valid * (examples.present * (1 - examples.query))[..., None]
-    residuals, weights = reward_residuals(
-        functional.embedding(examples.targets.clamp(min=0).flatten(-2), table),
-        examples.rewards.flatten(-2),
-        fitted.flatten(-2),
-        constant=settings.baseline,
-        ridge=settings.reward_ridge,
-    )
-    gained = valid * residuals.reshape(valid.shape).to(valid.dtype)
-    expected = settings.baseline + (weights @ table.T)[..., None, :]
-    return gained, expected.to(valid.dtype) if settings.reward_model == "content" else None
+    models = leave_one_out_models(
+        rows.flatten(-3, -2), above.flatten(-2), fitted.flatten(-2), ridge=settings.reward_ridge
+    ).reshape(rows.shape)
+    gained = valid * (above - (rows * models).sum(-1)).to(valid.dtype)
+    if not settings.tells_items_apart:
+        return gained, None
+    mean = (models * valid[..., None]).sum(-2) / valid.sum(-1, keepdim=True).clamp(min=1)
+    return gained, (settings.baseline + mean @ table.T).to(valid.dtype)
 
 
 def target_weights(chosen: Tensor, examples: Examples, settings: LocalConfig, *, last: bool) -> Tensor:

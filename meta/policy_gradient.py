@@ -1,7 +1,7 @@
 """Pieces of the off-policy policy gradient, one formula each. ``meta.objective`` puts them together.
 
-All of them are held constant in the gradient unless they say otherwise. Shapes are ``[..., examples, targets]`` with any
-number of axes in front, so that one device and a stack of devices run the same lines.
+All of them are held constant in the gradient unless they say otherwise. Shapes are ``[..., examples, targets]`` with
+any number of axes in front, so that one device and a stack of devices run the same lines.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .regression import leverage, posterior
+from .regression import posterior
 
 
 def importance_ratio(chosen: Tensor, propensities: Tensor, cap: float) -> Tensor:
@@ -39,7 +39,7 @@ def self_normaliser(ratio: Tensor, mass: Tensor) -> Tensor:
 def top_k_factor(chosen: Tensor, k: int) -> Tensor:
     """``lambda_K = d alpha / d pi = K (1 - pi)^(K - 1)`` with ``alpha = 1 - (1 - pi)^K``, the chance to be in a slate.
 
-    Chen et al. 2019, section 4.3, equation 8: an item that the slate holds anyway gains nothing from more probability.
+    Chen et al. 2019, section 4.3: an item that the slate holds anyway gains nothing from more probability.
     """
     return k * (1 - chosen).clamp(min=0) ** (k - 1)
 
@@ -49,32 +49,29 @@ def shown(chances: Tensor, k: int) -> Tensor:
     return chances if k == 1 else 1 - (1 - chances) ** k
 
 
-def reward_residuals(
-    rows: Tensor, rewards: Tensor, fitted: Tensor, *, constant: float, ridge: float
-) -> tuple[Tensor, Tensor]:
-    """Rewards less what a ridge regression of the device's own rewards expects of them, each without its own entry.
+def leave_one_out_models(rows: Tensor, values: Tensor, fitted: Tensor, *, ridge: float) -> Tensor:
+    """A ridge regression of the values for every entry, fitted to all others, float64 ``[..., n, d]``.
 
-    ``v = argmin sum (r - constant - x . v)^2 + ridge |v|^2``; a residual that left its own entry out is ``(r - constant
-    - x . v) / (1 - x' (X'X + ridge I)^-1 x)`` (Allen 1974, PRESS), so no reward cancels itself out. With the single
-    column 1 and ridge 1 this is the leave-one-out baseline ``(constant + sum of the others) / n`` (Kool et al. 2019).
+    ``v = argmin sum (y - x . v)^2 + ridge |v|^2`` over all; without entry t it is ``v - A^-1 x_t e_t / (1 - x_t' A^-1
+    x_t)`` with ``A = X'X + ridge I`` and ``e = y - x . v`` (Allen 1974). An entry's own reward thus never enters what
+    is expected of it, which keeps baselines and doubly robust estimates unbiased (cross-fitting, Chernozhukov et al.
+    2018). With the single column 1 and ridge 1 it is the leave-one-out mean, shrunk (Kool et al. 2019).
 
     It couples the device's interactions: no part of unit interaction.
 
     Args:
-        rows: features of the targets, float64 ``[..., n, d]``.
-        rewards: ``[..., n]``.
-        fitted: 1 for the entries that the regression is fitted to, ``[..., n]``.
-        constant: what is expected of an item that nothing is known of.
+        rows: features of the entries, float64 ``[..., n, d]``.
+        values: what came of them, ``[..., n]``.
+        fitted: 1 for the entries that the regressions are fitted to, ``[..., n]``.
         ridge: weight of the penalty.
-
-    Returns:
-        Residuals ``[..., n]`` and the weights v, ``[..., d]``, float64.
     """
-    values, counted = rewards.to(torch.float64) - constant, fitted.to(torch.float64)
+    values, counted = values.to(torch.float64), fitted.to(torch.float64)
     start = torch.zeros(rows.shape[-1], dtype=torch.float64)
     model = posterior(rows, values, counted, mean=start, prior_variance=1 / ridge, noise_variance=1.0)
+    reach = torch.cholesky_solve(rows.mT, model.factor).mT
     rest = values - (rows @ model.mean[..., None])[..., 0]
-    return rest / (1 - counted * leverage(model, rows)).clamp(min=1e-6), model.mean
+    pulled = counted * rest / (1 - counted * (reach * rows).sum(-1)).clamp(min=1e-6)
+    return model.mean[..., None, :] - pulled[..., None] * reach
 
 
 def trust_region(log_start: Tensor, log_policy: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Stack:
     @property
     def linear(self) -> bool:
         """Whether the loss is a weighted sum of ``log pi`` of the targets and nothing else."""
-        return self.settings.trust_region == 0 and self.settings.reward_model != "content"
+        return self.settings.trust_region == 0 and not self.settings.tells_items_apart
 
     @cached_property
     def last(self) -> Tensor:
@@ -208,7 +208,7 @@ def anchored(stack: Stack, start: Parameters) -> Stack:
 
 
 def forward(stack: Stack, parameters: Parameters, *, last: bool = True) -> Pass:
-    """Scores of every example and the slopes of its own loss, at ``parameters``, shared or own, for the ``last`` step."""
+    """Scores of every example and the slopes of its own loss, at ``parameters``, shared or own, for the last step."""
     scores, states, embedded, table = run_forward(stack, parameters)
     heat = _heat(stack.policy, parameters)
     slopes = _slopes(stack, scores, last)

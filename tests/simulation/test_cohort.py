@@ -6,7 +6,7 @@ import pytest
 import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config
-from fedrec.errors import PolicyError
+from fedrec.errors import ConfigError, PolicyError, PrivacyError
 from fedrec.meta.examples import stack_examples
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from hypothesis import HealthCheck, given, reject, settings
@@ -37,7 +37,15 @@ def tasks(policy, unit, lengths, devices=None, user=None, **local):
     """Work for devices with logs of these lengths."""
     built = [
         policies.examples(
-            policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=number % 2, **local
+            policy,
+            length,
+            seed=number,
+            unit=unit,
+            windows=4,
+            horizon=2,
+            propensities=number % 2,
+            stream=(0, 1, number),
+            **local,
         )
         for number, length in enumerate(lengths)
     ]
@@ -136,6 +144,34 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
     cohort = run(policy, devices, chosen)
     close(cohort, run(policy, devices, chosen.updated(engine__kind="reference")))
     assert any(float(value.abs().max()) > 0 for value in cohort.total.values()) or not any(lengths)
+
+
+@pytest.mark.parametrize("fast", [("taste",), ("taste", "temperature")])
+@pytest.mark.parametrize("kind", ["none", "history"])
+def test_weights_are_normalised_over_the_support_and_then_over_the_query(kind, fast):
+    policy = policies.policy(state=kind, fast=fast)
+    devices = tasks(policy, "user", [13, 13, 5, 13], episodes=True)
+    loss = {"local__self_normalised": True, "local__episodes": True, "local__weight_cap": 50.0}
+    loss |= {"local__reward": "value", "local__reward_model": "content", "local__targets": "mean", "privacy__clip": 5.0}
+    for model in ("content", "device"):
+        chosen = config("user", **loss | {"local__reward_model": model})
+        close(run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference")))
+
+
+@pytest.mark.parametrize("unit", ["interaction", "both"])
+@pytest.mark.parametrize(
+    "loss", [{"self_normalised": True}, {"reward": "value", "reward_model": "device"}], ids=["weights", "baseline"]
+)
+def test_what_couples_interactions_is_refused_where_examples_are_clipped(unit, loss):
+    """By the configuration, and by both engines should anybody hand them one that was not checked."""
+    policy = policies.policy(state="none")
+    with pytest.raises(ConfigError, match=f"under unit {unit}, where an entry may influence one example"):
+        config(unit, **{f"local__{key}": value for key, value in loss.items()})
+    for kind in ("cohort", "reference"):
+        plain = config(unit, engine__kind=kind)
+        forced = plain.model_copy(update={"local": plain.local.model_copy(update=loss)})
+        with pytest.raises(PrivacyError, match="where gradients are clipped example by example"):
+            run(policy, tasks(policy, unit, [3]), forced)
 
 
 @pytest.mark.parametrize("unit", UNITS)
