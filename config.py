@@ -115,6 +115,9 @@ class PolicyConfig(_Section):
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
     """Fast weights: adapted by K local steps from their meta-learned start."""
+    learned_rates: bool = False
+    """Let the server learn a step size for every coordinate of the fast weights from the released updates (units none
+    and user)."""
     frozen: Annotated[tuple[str, ...], Listed] = ()
     """Parameters that adaptation leaves alone and no noise is spent on; a warm start still sets the bias."""
     init_scale: float = Field(default=0.1, gt=0)
@@ -343,6 +346,11 @@ class Config(_Section):
             raise ValueError(
                 f"expected local.episodes = false under unit {self.privacy.unit}, where an entry may influence one "
                 "example only, got true; switch one of them"
+            )
+        if self.policy.learned_rates and self.privacy.unit in ("interaction", "both"):
+            raise ValueError(
+                f"expected policy.learned_rates = false under unit {self.privacy.unit}, where a parameter has one "
+                "rate, got true; switch one of them"
             )
         if self.local.couples and self.privacy.unit in ("interaction", "both"):
             raise ValueError(

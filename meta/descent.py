@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .adapt import step_size
+from .adapt import learned_rate, step_size
 from .backward import backward
 from .objective import target_weights
 from .policy import Named, Parameters, Policy
@@ -62,13 +62,13 @@ def _descend(stack: Stack, parameters: Parameters, start: Named, steps: int) -> 
         slopes = dict(gradients.plain)
         if gradients.table is not None:
             slopes["ids"] = gradients.table.each(stack.policy.items)
-        own = {name: _stepped(stack, name, value, start[name], slopes[name]) for name, value in own.items()}
+        own = {name: _stepped(stack, parameters, name, own[name], start[name], slopes[name]) for name in own}
     return own
 
 
-def _stepped(stack: Stack, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
+def _stepped(stack: Stack, parameters: Parameters, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
     pull = slope + stack.settings.weight_decay * (here - start)
-    return here - step_size(stack.policy, stack.settings, name) * pull
+    return here - step_size(stack.policy, stack.settings, name) * learned_rate(parameters, name) * pull
 
 
 class Offsets:
@@ -104,7 +104,8 @@ class Offsets:
             slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0].mul_(factor).sub_(taken)
             slopes = self._gradients(slope)
             self.own = {
-                name: _stepped(stack, name, here, self._start[name], slopes[name]) for name, here in self.own.items()
+                name: _stepped(stack, self._parameters, name, here, self._start[name], slopes[name])
+                for name, here in self.own.items()
             }
             self._offset = self._added()
         return True

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from .._streams import torch_stream
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
+from ..meta.inner_rates import learn_rates
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import log_popularity
@@ -130,7 +131,8 @@ class MetaStrategy(Strategy):
         mean = mean_update(released, self._config.server.participation * self._plan.population)
         trained = self._asked(server_round, self._phi)
         moved, self.outer = reptile_step(trained, mean, self.outer, self._config.server, server_round)
-        return {**self._phi, **moved}
+        rates, self.outer = learn_rates(self._phi, mean, self.outer)
+        return {**self._phi, **moved, **rates}
 
     def _noise(self, server_round: int) -> NoiseSource:
         if self._plan.simulation:

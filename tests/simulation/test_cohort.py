@@ -100,6 +100,7 @@ POLICIES = st.fixed_dictionaries(
         "history_prior": st.sampled_from([0.0, 3.0]),
         "fast": st.sampled_from([(), ("taste",), ("taste", "latent"), ("gain", "temperature"), ("affinity",)]),
         "frozen": st.sampled_from([(), ("bias", "latent"), ("content",)]),
+        "learned_rates": st.booleans(),
     }
 ).filter(lambda one: one["affinity"] or "affinity" not in one["fast"])
 LOSSES = st.fixed_dictionaries(
