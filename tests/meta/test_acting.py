@@ -5,6 +5,8 @@ seeded, so they pass or fail for good.
 """
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +213,10 @@ def test_wrong_filters_are_refused():
         [False, False, True],
         [True, False, True],
     ]
+
+
+def test_the_python_of_the_guide_runs(capsys):
+    guide = Path(__file__).parents[2] / "docs" / "policy-gradient.md"
+    (block,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    exec(block, {})
+    assert "tensor" in capsys.readouterr().out
