@@ -92,7 +92,7 @@ def act(
         PolicyError: a candidate's score is not finite, or diversity is asked for without features.
     """
     scores = checked_scores(scores, allowed, how, features)
-    if how.plain:
+    if how.plain and how.size > 1:
         items = _gumbel_top(scores, allowed, how, generator)
         return Slate(items, propensities(items, scores, allowed, how))
     drawn: list[Tensor] = []
@@ -101,7 +101,7 @@ def act(
     for _ in range(how.size):
         above = torch.stack(drawn, dim=1) if drawn else torch.full((len(scores), 0), -1)
         likely = conditional(scores, left, how, above, features)
-        item = torch.where(left.any(1), (likely.log() + gumbel(likely.shape, generator)).argmax(1), -1)
+        item = torch.where(left.any(1), _drawn(likely, generator), -1)
         chances.append(_at(likely, item))
         drawn.append(item)
         left = without(left, item)
@@ -161,11 +161,6 @@ def _alike(chosen: Tensor) -> Tensor:
     return some / some.sum(1, keepdim=True).clamp(min=1)
 
 
-def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, float64: ``-log`` of exponential clocks."""
-    return -torch.empty(shape, dtype=torch.float64).exponential_(generator=generator).log()
-
-
 def without(left: Tensor, items: Tensor) -> Tensor:
     """``left`` without ``items [users]``, of which -1 takes nothing away."""
     return left & (torch.arange(left.shape[1]) != items[:, None])
@@ -186,9 +181,19 @@ def checked_scores(scores: Tensor, allowed: Tensor, how: Exploration, features: 
     return scores.detach().to(torch.float64)
 
 
+def _drawn(likely: Tensor, generator: torch.Generator) -> Tensor:
+    """One item a row of a distribution, ``[users]``, by inversion: never one of probability zero."""
+    upto = likely.cumsum(1)
+    total = upto[:, -1:].contiguous()
+    point = torch.rand(total.shape, generator=generator, dtype=torch.float64) * total
+    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(upto, point, right=True)[:, 0].clamp(max=likely.shape[1] - 1)
+
+
 def _gumbel_top(scores: Tensor, allowed: Tensor, how: Exploration, generator: torch.Generator) -> Tensor:
     """Plackett-Luce: the candidates with the largest scores plus Gumbel noise, -1 pads, ``[users, size]``."""
-    keys = (scores / how.temperature + gumbel(scores.shape, generator)).masked_fill(~allowed, -torch.inf)
+    gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
+    keys = (scores / how.temperature + gumbel).masked_fill(~allowed, -torch.inf)
     found = keys.topk(min(how.size, keys.shape[1]), dim=1).indices
     items = torch.where(allowed.gather(1, found), found, -1)
     return functional.pad(items, (0, how.size - items.shape[1]), value=-1)

@@ -49,6 +49,15 @@ def shown(chances: Tensor, k: int) -> Tensor:
     return chances if k == 1 else 1 - (1 - chances) ** k
 
 
+def expected_slopes(chances: Tensor, expected: Tensor, k: int) -> Tensor:
+    """Slopes of ``sum over a of alpha_K(a) q(a)`` by the scores, ``[..., examples, items]``.
+
+    They are ``pi (g - pi . g)`` with ``g = lambda_K q``, because ``alpha_K' = lambda_K``.
+    """
+    worth = top_k_factor(chances, k) * expected
+    return chances * (worth - (chances * worth).sum(-1, keepdim=True))
+
+
 def leave_one_out_models(rows: Tensor, values: Tensor, fitted: Tensor, *, ridge: float) -> Tensor:
     """A ridge regression of the values for every entry, fitted to all others, float64 ``[..., n, d]``.
 

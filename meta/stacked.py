@@ -21,7 +21,7 @@ from ..config import LocalConfig
 from .examples import Examples
 from .objective import advantages, blocked_history, example_shares, target_divisor, target_weights
 from .policy import Named, Parameters, Policy, State
-from .policy_gradient import top_k_factor
+from .policy_gradient import expected_slopes
 from .recency import Entries, Recency, distinct
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 
@@ -341,10 +341,7 @@ def _slopes(stack: Stack, scores: Tensor, last: bool) -> Slopes:
 
 
 def _more_slopes(stack: Stack, chosen: Tensor) -> Tensor:
-    """Slopes of the trust region, ``pi - pi_start``, and of the reward model's own part, ``- pi (g - pi . g)``.
-
-    There ``g(a) = lambda_K(a) q(a)``, because ``alpha_K' = lambda_K``.
-    """
+    """Slopes of the trust region and of what is expected of all items."""
     total, settings = torch.zeros_like(chosen), stack.settings
     if settings.trust_region > 0:
         if stack.anchor is None:
@@ -352,7 +349,6 @@ def _more_slopes(stack: Stack, chosen: Tensor) -> Tensor:
         total += settings.trust_region * stack.valid.amax(-1, keepdim=True) * (chosen - stack.anchor)
     expected = stack.gains[1]
     if expected is not None:
-        worth = top_k_factor(chosen, settings.top_k) * expected
-        mean = (chosen * worth).sum(-1, keepdim=True)
-        total -= (stack.valid.sum(-1) / stack.divisor)[..., None] * chosen * (worth - mean)
+        share = (stack.valid.sum(-1) / stack.divisor)[..., None]
+        total -= share * expected_slopes(chosen, expected, settings.top_k)
     return total

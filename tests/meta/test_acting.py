@@ -30,6 +30,7 @@ WAYS = [
     Exploration(size=2, temperature=0, epsilon=0.3),
     Exploration(size=2, temperature=2.0, epsilon=0.2, diversity=0.4),
     Exploration(size=2, temperature=0.7, diversity=0.6),
+    Exploration(size=1, temperature=0.8),
 ]
 MANY = 20_000
 
