@@ -125,6 +125,9 @@ class PolicyConfig(_Section):
     """Most recent interactions that the state sees."""
     fast: Annotated[tuple[FastWeight, ...], Listed] = ("taste",)
     """Fast weights: adapted by K local steps from their meta-learned start."""
+    learned_rates: bool = False
+    """Let the server learn a step size for every coordinate of the fast weights from the released updates (units none
+    and user)."""
     frozen: Annotated[tuple[str, ...], Listed] = ()
     """Parameters that adaptation leaves alone and no noise is spent on; a warm start still sets the bias."""
     init_scale: float = Field(default=0.1, gt=0)
@@ -157,8 +160,19 @@ class LocalConfig(_Section):
     """Loss of an example: the mean over its targets, or their sum over ``horizon``, where every entry weighs alike."""
     baseline: float = 0.0
     """Reward baseline b of the policy gradient ``-w (r - b) log pi(a | s)``."""
+    reward_model: Literal["constant", "device", "content"] = "constant"
+    """What is expected of a reward: ``constant``: the baseline; ``device``: the mean of the device's other rewards;
+    ``content``: a ridge regression of them on content features, doubly robust (both: units none and user)."""
+    reward_ridge: float = Field(default=1.0, gt=0)
+    """Penalty of that mean or regression, in interactions: it pulls toward ``baseline``."""
     weight_cap: float = Field(default=10.0, gt=0)
     """Cap of the importance weights, where the log has propensities."""
+    self_normalised: bool = False
+    """Divide the importance weights by their mean over the device's log (units none and user)."""
+    top_k: int = Field(default=1, ge=1)
+    """Positions of the slate that is shown: the top-K correction ``K (1 - pi)^(K - 1)``; 1 corrects nothing."""
+    trust_region: float = Field(default=0.0, ge=0)
+    """Weight of ``KL(pi at the initialization || pi)``, added to the loss of every example."""
     reward: Literal["one", "value"] = "one"
     """``one``: every logged interaction is a positive with reward 1; ``value``: the logged reward itself."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -166,6 +180,27 @@ class LocalConfig(_Section):
     prior: float = Field(default=0.0, ge=0)
     """Interactions that the start of a device is worth: n of them move it by n / (n + prior) of a mean gradient (units
     none and user)."""
+
+    @property
+    def couples(self) -> str | None:
+        """The setting that would keep one interaction out of the other examples' gradients; none where all are so."""
+        if self.self_normalised:
+            return "local.self_normalised = false"
+        return None if self.reward_model == "constant" else "local.reward_model = constant"
+
+    @property
+    def tells_items_apart(self) -> bool:
+        """Whether what is expected of all items has a part of its own in the gradient (doubly robust)."""
+        return self.reward_model == "content" or (self.reward_model == "device" and self.top_k > 1)
+
+    @model_validator(mode="after")
+    def _rewards_to_model(self) -> Self:
+        if self.reward_model != "constant" and self.reward == "one":
+            raise ValueError(
+                f"expected local.reward = value for local.reward_model = {self.reward_model}, got one, where all "
+                "rewards are alike; switch one of them"
+            )
+        return self
 
 
 class PrivacyConfig(_Section):
@@ -351,6 +386,16 @@ class Config(_Section):
             raise ValueError(
                 f"expected local.episodes = false under unit {self.privacy.unit}, where an entry may influence one "
                 "example only, got true; switch one of them"
+            )
+        if self.policy.learned_rates and self.privacy.unit in ("interaction", "both"):
+            raise ValueError(
+                f"expected policy.learned_rates = false under unit {self.privacy.unit}, where a parameter has one "
+                "rate, got true; switch one of them"
+            )
+        if self.local.couples and self.privacy.unit in ("interaction", "both"):
+            raise ValueError(
+                f"expected {self.local.couples} under unit {self.privacy.unit}, where an entry may influence one "
+                "example only, got a term that looks at all of a device's rewards; switch one of them"
             )
         return self
 

@@ -111,7 +111,7 @@ def adapt_privately(
     for _ in range(settings.steps):
         batch = poisson_batch(len(examples.present), mechanism.sample_rate, batches)
         current = {**start, **{name: parameter.detach() for name, parameter in parameters.items()}}
-        optimizer.step(per_example_gradients(policy, current, select(examples, batch), settings))
+        optimizer.step(per_example_gradients(policy, current, select(examples, batch), settings, start=start))
     moved = {name: parameter.detach() for name, parameter in parameters.items()}
     return Adaptation(
         update={name: moved[name] - start[name] for name in policy.released},
@@ -129,22 +129,52 @@ def private_step_sizes(policy: Policy, settings: LocalConfig) -> dict[str, float
 
 
 def per_example_gradients(
-    policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig
+    policy: Policy,
+    parameters: Parameters,
+    examples: Examples,
+    settings: LocalConfig,
+    *,
+    start: Parameters | None = None,
 ) -> dict[str, Tensor]:
-    """Gradient of every example's own loss, ``[examples, *shape]`` for every trained parameter; zero where absent."""
+    """Gradient of every example's own loss, ``[examples, *shape]`` for every trained parameter; zero where absent.
+
+    Args:
+        policy: the policy.
+        parameters: where the gradients are taken.
+        examples: one device's.
+        settings: the objective.
+        start: the initialization, which a trust region needs.
+
+    Raises:
+        PrivacyError: a term of the objective looks at more than one example.
+    """
+    refuse_coupling(settings)
     count = len(examples.present)
     if count == 0:
         return {name: torch.zeros(0, *parameters[name].shape) for name in policy.trained}
 
     def loss(chosen: Mapping[str, Tensor], one: Examples) -> Tensor:
         batch = Examples._make((*(value[None] for value in one[:-1]), one.user))
-        return (example_losses(policy, {**parameters, **chosen}, batch, settings) * one.present).sum()
+        return (example_losses(policy, {**parameters, **chosen}, batch, settings, start=start) * one.present).sum()
 
     axes = Examples(0, 0, 0, 0, 0, 0, 0, None)  # type: ignore[arg-type]
     gradients: dict[str, Tensor] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, axes))(
         {name: parameters[name] for name in policy.trained}, examples
     )
     return gradients
+
+
+def refuse_coupling(settings: LocalConfig) -> None:
+    """Refuse an objective under which one interaction would enter the gradient of another one's example.
+
+    Raises:
+        PrivacyError: it would.
+    """
+    if settings.couples:
+        raise PrivacyError(
+            f"expected {settings.couples} where gradients are clipped example by example, got a term that looks at all "
+            "of a device's rewards; switch it off or protect the device as a whole (unit user)"
+        )
 
 
 def select(examples: Examples, rows: Tensor) -> Examples:

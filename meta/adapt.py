@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import LocalConfig
 from .examples import Examples
 from .objective import device_loss
-from .policy import Named, Parameters, Policy
+from .policy import RATE, Named, Parameters, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ def adapt(policy: Policy, start: Parameters, examples: Examples, settings: Local
         settings: K, step sizes, objective.
     """
     fast = descend(policy, start, examples, settings, steps=settings.steps - 1)
-    gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings)
+    gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings, start=start)
     moved = {}
     for name, gradient in gradients.items():
         here = fast.get(name, start[name])
         pull = settings.weight_decay * (here - start[name]) if name in fast else 0.0
-        moved[name] = here - step_size(policy, settings, name) * (gradient + pull)
+        moved[name] = here - step_size(policy, settings, name) * learned_rate(start, name) * (gradient + pull)
     return Adaptation(
         update={name: moved[name] - start[name] for name in policy.released},
         personal={name: moved[name] for name in policy.names(scope="personal")},
@@ -70,10 +70,12 @@ def descend(
     if not names:
         return fast
     for _ in range(steps):
-        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False)
+        gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False, start=start)
         fast = {
             name: here
-            - step_size(policy, settings, name) * (gradients[name] + settings.weight_decay * (here - start[name]))
+            - step_size(policy, settings, name)
+            * learned_rate(start, name)
+            * (gradients[name] + settings.weight_decay * (here - start[name]))
             for name, here in fast.items()
         }
     return fast
@@ -87,11 +89,15 @@ def loss_gradient(
     settings: LocalConfig,
     *,
     last: bool = True,
+    start: Parameters | None = None,
 ) -> dict[str, Tensor]:
-    """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it."""
+    """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it.
+
+    ``start`` is the initialization, which a trust region needs.
+    """
 
     def loss(chosen: Mapping[str, Tensor]) -> Tensor:
-        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last)
+        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last, start=start)
 
     gradients: dict[str, Tensor] = torch.func.grad(loss)({name: parameters[name] for name in names})
     return gradients
@@ -101,3 +107,8 @@ def step_size(policy: Policy, settings: LocalConfig, name: str) -> float:
     """Local step size of one parameter: fast or slow, times its own rate where one is set."""
     base = settings.lr if policy.specs[name].speed == "fast" else settings.slow_lr
     return base * settings.rates.get(name, 1.0)
+
+
+def learned_rate(parameters: Parameters, name: str) -> Tensor | float:
+    """Factor on the step size of every coordinate of a fast weight; 1 where none is learned (``meta.inner_rates``)."""
+    return torch.exp(parameters[RATE + name]) if RATE + name in parameters else 1.0

@@ -7,11 +7,12 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .adapt import step_size
+from .adapt import learned_rate, step_size
 from .backward import backward
+from .objective import target_weights
 from .policy import Named, Parameters, Policy
 from .slopes import DenseSlopes, narrow, product
-from .stacked import Pass, Stack, against_items, forward, importance, leading, run_forward
+from .stacked import Pass, Stack, against_items, anchored, forward, leading, run_forward
 
 _OFFSETS = frozenset({"taste", "latent", "personal"})
 """Parameters that add the same to the scores of all of a device's examples."""
@@ -23,6 +24,7 @@ def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Co
     start = own_start(stack.policy, parameters, names, stack.count)
     if steps == 0 or not names:
         return start
+    stack = anchored(stack, parameters)
     if _adds_offsets(stack, names):
         offsets = Offsets(stack, parameters, start)
         if offsets.descend(steps):
@@ -32,7 +34,7 @@ def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Co
 
 def arrive(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> tuple[Named, Pass]:
     """:func:`descend_stack`, and the forward pass at the parameters it arrived at."""
-    start = own_start(stack.policy, parameters, names, stack.count)
+    start, stack = own_start(stack.policy, parameters, names, stack.count), anchored(stack, parameters)
     if steps and names and _adds_offsets(stack, names):
         offsets = Offsets(stack, parameters, start)
         if offsets.descend(steps):
@@ -49,24 +51,24 @@ def own_start(policy: Policy, parameters: Parameters, names: Collection[str], co
 
 
 def _adds_offsets(stack: Stack, names: Collection[str]) -> bool:
-    return set(names) <= _OFFSETS and "temperature" not in stack.policy.specs and not stack.alike
+    return set(names) <= _OFFSETS and "temperature" not in stack.policy.specs and not stack.alike and stack.linear
 
 
 def _descend(stack: Stack, parameters: Parameters, start: Named, steps: int) -> Named:
     own = dict(start)
     for _ in range(steps if start else 0):
         here = {**parameters, **own}
-        gradients = backward(stack, here, forward(stack, here), stack.before, list(start))
+        gradients = backward(stack, here, forward(stack, here, last=False), stack.before, list(start))
         slopes = dict(gradients.plain)
         if gradients.table is not None:
             slopes["ids"] = gradients.table.each(stack.policy.items)
-        own = {name: _stepped(stack, name, value, start[name], slopes[name]) for name, value in own.items()}
+        own = {name: _stepped(stack, parameters, name, own[name], start[name], slopes[name]) for name in own}
     return own
 
 
-def _stepped(stack: Stack, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
+def _stepped(stack: Stack, parameters: Parameters, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
     pull = slope + stack.settings.weight_decay * (here - start)
-    return here - step_size(stack.policy, stack.settings, name) * pull
+    return here - step_size(stack.policy, stack.settings, name) * learned_rate(parameters, name) * pull
 
 
 class Offsets:
@@ -83,7 +85,7 @@ class Offsets:
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
         self._likely = torch.softmax(scores, dim=-1)
-        self._met = self._likely.gather(-1, stack.targets).log() if stack.logged else None
+        self._met = self._likely.gather(-1, stack.targets).log() if stack.moving else None
         self._offset = torch.zeros(stack.count, policy.items)
 
     def descend(self, steps: int) -> bool:
@@ -97,12 +99,13 @@ class Offsets:
                 return False
             level, factor, mass = split
             if self._met is not None:
-                weights = self._weights(level) * stack.before[..., None]
+                weights = self._weights(level, last=False) * stack.before[..., None]
                 taken = self._taken(weights)
             slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0].mul_(factor).sub_(taken)
             slopes = self._gradients(slope)
             self.own = {
-                name: _stepped(stack, name, here, self._start[name], slopes[name]) for name, here in self.own.items()
+                name: _stepped(stack, self._parameters, name, here, self._start[name], slopes[name])
+                for name, here in self.own.items()
             }
             self._offset = self._added()
         return True
@@ -113,7 +116,7 @@ class Offsets:
         if split is None:
             return None
         level, factor, mass = split
-        weights = self._stack.weights if self._met is None else self._weights(level)
+        weights = self._stack.weights if self._met is None else self._weights(level, last=True)
         slopes = self._likely.mul_(factor[:, None]).mul_((weights.sum(-1) / mass)[..., None])
         slopes.scatter_add_(-1, self._stack.targets, -weights)
         states = self._states
@@ -146,12 +149,12 @@ class Offsets:
             return None
         return (top + mass.log())[..., None], factor, mass
 
-    def _weights(self, level: Tensor) -> Tensor:
-        """Weights of the targets where the log has propensities."""
+    def _weights(self, level: Tensor, *, last: bool) -> Tensor:
+        """Weights of the targets where they depend on the policy."""
         stack = self._stack
         met = torch.zeros(()) if self._met is None else self._met
         moved = met + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
-        return stack.weights * importance(stack, (moved - level).exp())
+        return stack.weights * target_weights((moved - level).exp(), stack.examples, stack.settings, last=last)
 
     def _taken(self, weights: Tensor) -> Tensor:
         """What the targets take off the slopes, ``[devices, items]``."""

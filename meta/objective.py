@@ -1,9 +1,13 @@
 """The objective: an importance-weighted policy gradient on logged feedback.
 
-    loss = - mean over targets of  w * (r - b) * log pi(a | s),   w = min(pi(a | s) / p, cap)
+    loss = - mean over targets of  w * lambda_K * (r - q(a)) * log pi(a | s)     w = min(pi(a | s) / p, cap)
+           - sum over all items of  alpha_K(a) * q(a)                            with a reward model q only
+           + trust_region * KL(pi at the initialization || pi)
 
-with ``p`` the logging policy's propensity and ``w`` held constant in the gradient (REINFORCE off policy, Chen et al.
-2019, eq. 4, with capped weights). A log without propensities has ``w = 1``: the log-likelihood of positives.
+with ``p`` the logging policy's propensity, and ``w``, ``lambda_K`` and ``r - q`` held constant in the gradient
+(REINFORCE off policy, Chen et al. 2019, section 4, with capped weights; doubly robust: Dudik et al. 2014, section 3). A
+log without propensities has ``w = 1``; with rewards of one and nothing else this is the log-likelihood of positives.
+The pieces are in ``meta.policy_gradient``, the keys in ``LocalConfig``.
 """
 
 from __future__ import annotations
@@ -15,25 +19,92 @@ from torch.nn import functional
 from ..config import LocalConfig
 from .examples import Examples
 from .policy import Parameters, Policy, State
+from .policy_gradient import (
+    importance_ratio,
+    leave_one_out_models,
+    self_normaliser,
+    shown,
+    top_k_factor,
+    trust_region,
+)
 
 
-def example_losses(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:
+def example_losses(
+    policy: Policy,
+    parameters: Parameters,
+    examples: Examples,
+    settings: LocalConfig,
+    *,
+    last: bool = True,
+    start: Parameters | None = None,
+) -> Tensor:
     """The loss of every example, ``[examples]``; an absent example's is zero.
 
     Args:
         policy: the policy.
         parameters: its parameters by name.
         examples: one device's examples.
-        settings: baseline, weight cap, reward rule.
+        settings: what the loss is made of.
+        last: whether this is the last local step: where weights are self-normalised, it says over which examples.
+        start: the initialization, which a trust region needs.
+
+    Raises:
+        ValueError: a trust region without ``start``.
     """
     log_policy = _log_policy(policy, parameters, examples, settings)
     chosen = log_policy.gather(-1, examples.targets.clamp(min=0))
     valid = (examples.targets >= 0).to(chosen.dtype)
-    advantage = examples.rewards if settings.reward == "value" else torch.ones_like(examples.rewards)
-    weights = valid * (advantage - settings.baseline)
-    ratio = (chosen.detach().exp() / examples.propensities.clamp(min=1e-12)).clamp(max=settings.weight_cap)
-    weights = weights * torch.where(examples.propensities > 0, ratio, torch.ones_like(ratio))
-    return -(weights * chosen).sum(-1) / target_divisor(valid, settings)
+    divisor = target_divisor(valid, settings)
+    gained, expected = advantages(policy, examples, settings)
+    weights = gained * target_weights(chosen.detach().exp(), examples, settings, last=last)
+    losses = -(weights * chosen).sum(-1) / divisor
+    if expected is not None:
+        losses = losses - valid.sum(-1) / divisor * (shown(log_policy.exp(), settings.top_k) * expected).sum(-1)
+    if settings.trust_region == 0:
+        return losses
+    if start is None:
+        raise ValueError("expected the initialization for local.trust_region > 0, got none; pass start")
+    log_start = _log_policy(policy, start, examples, settings).detach()
+    return losses + settings.trust_region * valid.amax(-1) * trust_region(log_start, log_policy)
+
+
+def advantages(policy: Policy, examples: Examples, settings: LocalConfig) -> tuple[Tensor, Tensor | None]:
+    """What every target earned above what was expected of it, and what is expected of every item.
+
+    A reward model is fitted to a device's own examples, in an episode to its support only; for each target without it.
+
+    Returns:
+        ``[..., examples, targets]``, 0 where there is no target; ``[..., examples, items]``, the mean of its targets'
+        models, or none where no reward model tells items apart.
+    """
+    valid = (examples.targets >= 0).to(examples.rewards.dtype)
+    if settings.reward_model == "constant":
+        rewards = examples.rewards if settings.reward == "value" else torch.ones_like(examples.rewards)
+        return valid * (rewards - settings.baseline), None
+    table = torch.ones(policy.items, 1, dtype=torch.float64)
+    if settings.reward_model == "content":
+        table = torch.cat([table, policy.features.to(torch.float64)], dim=1)
+    rows = functional.embedding(examples.targets.clamp(min=0), table)
+    above = examples.rewards.to(torch.float64) - settings.baseline
+    fitted = valid * (examples.present * (1 - examples.query))[..., None]
+    models = leave_one_out_models(
+        rows.flatten(-3, -2), above.flatten(-2), fitted.flatten(-2), ridge=settings.reward_ridge
+    ).reshape(rows.shape)
+    gained = valid * (above - (rows * models).sum(-1)).to(valid.dtype)
+    if not settings.tells_items_apart:
+        return gained, None
+    mean = (models * valid[..., None]).sum(-2) / valid.sum(-1, keepdim=True).clamp(min=1)
+    return gained, (settings.baseline + mean @ table.T).to(valid.dtype)
+
+
+def target_weights(chosen: Tensor, examples: Examples, settings: LocalConfig, *, last: bool) -> Tensor:
+    """Importance weight times top-K factor of every target, chosen with probability ``chosen``, same shape."""
+    ratio = importance_ratio(chosen, examples.propensities, settings.weight_cap)
+    if settings.self_normalised:
+        valid = (examples.targets >= 0).to(ratio.dtype)
+        share = example_shares(examples, settings, last=last) / target_divisor(valid, settings)
+        ratio = ratio / self_normaliser(ratio, valid * share[..., None])
+    return ratio if settings.top_k == 1 else ratio * top_k_factor(chosen, settings.top_k)
 
 
 def target_divisor(valid: Tensor, settings: LocalConfig) -> Tensor:
@@ -48,10 +119,16 @@ def target_divisor(valid: Tensor, settings: LocalConfig) -> Tensor:
 
 
 def device_loss(
-    policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig, *, last: bool = True
+    policy: Policy,
+    parameters: Parameters,
+    examples: Examples,
+    settings: LocalConfig,
+    *,
+    last: bool = True,
+    start: Parameters | None = None,
 ) -> Tensor:
     """Mean loss over the examples that are present, a scalar; zero for a device without any (``example_shares``)."""
-    losses = example_losses(policy, parameters, examples, settings)
+    losses = example_losses(policy, parameters, examples, settings, last=last, start=start)
     return (losses * example_shares(examples, settings, last=last)).sum()
 
 

@@ -34,6 +34,8 @@ Parameters = Mapping[str, Tensor]
 Speed = Literal["fast", "slow", "frozen"]
 Scope = Literal["shared", "personal"]
 
+RATE = "rate."
+"""Before the name of a fast weight: the log of the learned rate of every coordinate of it (``meta.inner_rates``)."""
 LEVELS = 5
 """Levels into which rewards of the history are binned for the reward-aware history."""
 
@@ -156,6 +158,9 @@ class Policy:
             shapes["temperature"] = (1,)
         if self.embeds:
             shapes |= self._embedding_shapes(dim, width)
+        if settings.learned_rates:
+            fast = [name for name, shape in shapes.items() if self._spec(name, shape).speed == "fast"]
+            shapes |= {RATE + name: shapes[name] for name in fast if name != "personal"}
         return {name: self._spec(name, shapes[name]) for name in sorted(shapes)}
 
     def _embedding_shapes(self, dim: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -175,12 +180,16 @@ class Policy:
                 shapes |= {"state.reward_gain": (LEVELS,), "state.reward_shift": (LEVELS, dim)}
         return shapes
 
+    def _stays(self, name: str) -> bool:
+        """Whether adaptation leaves the parameter alone."""
+        return name in (*self.settings.frozen, PAIRS) or name.startswith(RATE)
+
     def _spec(self, name: str, shape: tuple[int, ...]) -> ParameterSpec:
         fast = name in self.settings.fast or name == "personal"
         return ParameterSpec(
             name=name,
             shape=shape,
-            speed="frozen" if name in (*self.settings.frozen, PAIRS) else "fast" if fast else "slow",
+            speed="frozen" if self._stays(name) else "fast" if fast else "slow",
             scope="personal" if name == "personal" else "shared",
         )
 

@@ -21,7 +21,7 @@ ADAM_SECOND_DECAY = 0.99
 """Decay of Adam's second moment (Reddi et al. 2021, section 5)."""
 ADAM_EPSILON = 1e-8
 """Added to the root of Adam's second moment (Kingma and Ba 2015)."""
-_SLOTS = ("momentum", "second", "average")
+_SLOTS = ("momentum", "second", "average", "travel", "energy")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class OuterState:
     """Adam's second moment v."""
     average: Named = field(default_factory=dict)
     """Running average of the initializations, bias-corrected: it can be served as it is."""
+    travel: Named = field(default_factory=dict)
+    """Sum of the mean updates, where rates are learned (``meta.inner_rates``)."""
+    energy: Named = field(default_factory=dict)
+    """Sum of their squares, coordinate by coordinate."""
 
     def to_tensors(self) -> Named:
         """One flat map (``momentum/<name>``, ...) and an int64 ``step``, for a safetensors file."""
@@ -106,7 +110,7 @@ def reptile_step(
     direction, momentum, second = _direction(mean, state, settings, step)
     moved = {name: phi[name] + lr * direction[name] for name in sorted(phi)}
     average = _average(moved, state.average, settings.average, step)
-    return moved, OuterState(step, momentum, second, average)
+    return moved, OuterState(step, momentum, second, average, state.travel, state.energy)
 
 
 def served(phi: Named, state: OuterState, settings: ServerConfig) -> Named:

@@ -10,7 +10,7 @@ Parameters are shared (``[*shape]``) or each device's own (``[devices, *shape]``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from ..config import LocalConfig
 from .examples import Examples
-from .objective import blocked_history, example_shares, target_divisor
+from .objective import advantages, blocked_history, example_shares, target_divisor, target_weights
 from .policy import Named, Parameters, Policy, State
+from .policy_gradient import expected_slopes
 from .recency import Entries, Recency, distinct
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 
@@ -37,6 +38,8 @@ class Stack:
         settings: step sizes and objective.
         kernels: features of the kernels (``Policy.kernel_table``), the same for all devices and steps.
         each: norms of every example's own gradient will be asked for (:func:`example_squares`).
+        anchor: ``pi`` at the initialization where there is a trust region, ``[devices, examples, items]``; see
+            :func:`anchored`.
     """
 
     policy: Policy
@@ -44,11 +47,13 @@ class Stack:
     settings: LocalConfig
     kernels: Tensor
     each: bool = False
+    anchor: Tensor | None = None
 
     @property
     def alike(self) -> bool:
         """Whether all examples of a device have one state and one target each: their scores are computed once."""
-        return self.each and not self.policy.sees_history and self.examples.targets.shape[-1] == 1
+        single = not self.policy.sees_history and self.examples.targets.shape[-1] == 1
+        return self.each and single and self.settings.trust_region == 0
 
     @property
     def count(self) -> int:
@@ -72,17 +77,34 @@ class Stack:
         return self.examples.targets.clamp(min=0)
 
     @cached_property
-    def weights(self) -> Tensor:
-        """``(r - b)`` of every target over its example's divisor, 0 where there is none (see ``meta.objective``)."""
-        examples, settings = self.examples, self.settings
-        valid = (examples.targets >= 0).to(torch.float32)
-        advantage = examples.rewards if settings.reward == "value" else torch.ones_like(examples.rewards)
-        return valid * (advantage - settings.baseline) / target_divisor(valid, settings)[..., None]
+    def divisor(self) -> Tensor:
+        """What the sum over an example's targets is divided by, ``[devices, examples]``."""
+        return target_divisor(self.valid, self.settings)
 
     @cached_property
-    def logged(self) -> bool:
-        """Whether any target has a propensity."""
-        return bool((self.examples.propensities > 0).any())
+    def valid(self) -> Tensor:
+        """1 where there is a target, ``[devices, examples, targets]``."""
+        return (self.examples.targets >= 0).to(torch.float32)
+
+    @cached_property
+    def gains(self) -> tuple[Tensor, Tensor | None]:
+        """What targets earned above what was expected of them, and of every item (``meta.objective.advantages``)."""
+        return advantages(self.policy, self.examples, self.settings)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """``r - q(a)`` of every target over its example's divisor, 0 where there is none (see ``meta.objective``)."""
+        return self.gains[0] / self.divisor[..., None]
+
+    @cached_property
+    def moving(self) -> bool:
+        """Whether weights of targets depend on the policy: propensities, or the top-K correction."""
+        return self.settings.top_k > 1 or bool((self.examples.propensities > 0).any())
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is a weighted sum of ``log pi`` of the targets and nothing else."""
+        return self.settings.trust_region == 0 and not self.settings.tells_items_apart
 
     @cached_property
     def last(self) -> Tensor:
@@ -182,11 +204,18 @@ def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
     return run_forward(stack, parameters)[0][:, 0]
 
 
-def forward(stack: Stack, parameters: Parameters) -> Pass:
-    """Scores of every example and the slopes of its own loss, at ``parameters``, shared or own."""
+def anchored(stack: Stack, start: Parameters) -> Stack:
+    """The stack with what a trust region needs: ``pi`` at ``start``, the initialization."""
+    if stack.settings.trust_region == 0:
+        return stack
+    return replace(stack, anchor=torch.softmax(run_forward(stack, start)[0], dim=-1))
+
+
+def forward(stack: Stack, parameters: Parameters, *, last: bool = True) -> Pass:
+    """Scores of every example and the slopes of its own loss, at ``parameters``, shared or own, for the last step."""
     scores, states, embedded, table = run_forward(stack, parameters)
     heat = _heat(stack.policy, parameters)
-    slopes = _slopes(stack, scores)
+    slopes = _slopes(stack, scores, last)
     return Pass(
         scores=scores,
         slopes=slopes if heat is None else slopes.weighted(heat),
@@ -301,19 +330,29 @@ def bias_gain(stack: Stack, parameters: Parameters) -> Tensor:
     return stack.policy.settings.bias_scale * (gain[:, :1] + gain[:, 1:] * stack.known)
 
 
-def _slopes(stack: Stack, scores: Tensor) -> Slopes:
+def _slopes(stack: Stack, scores: Tensor, last: bool) -> Slopes:
     chosen, targets, weights = torch.softmax(scores, dim=-1), stack.targets, stack.weights
-    if stack.logged:
+    if stack.moving:
         met = chosen.expand(-1, targets.shape[1], -1).gather(-1, targets)
-        weights = weights * importance(stack, met)
+        weights = weights * target_weights(met, stack.examples, stack.settings, last=last)
     if stack.alike:
         return SharedSlopes(chosen, weights[..., 0], targets[..., 0])
+    more = None if stack.linear else _more_slopes(stack, chosen)
     values = chosen.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, targets, -weights)
+    if more is not None:
+        values += more
     return DenseSlopes(values, torch.ones(values.shape[:2]))
 
 
-def importance(stack: Stack, met: Tensor) -> Tensor:
-    """Capped importance weights of the targets, chosen with probability ``met``; 1 where the log has no propensity."""
-    logged = stack.examples.propensities
-    ratio = (met / logged.clamp(min=1e-12)).clamp(max=stack.settings.weight_cap)
-    return torch.where(logged > 0, ratio, torch.ones_like(ratio))
+def _more_slopes(stack: Stack, chosen: Tensor) -> Tensor:
+    """Slopes of the trust region and of what is expected of all items."""
+    total, settings = torch.zeros_like(chosen), stack.settings
+    if settings.trust_region > 0:
+        if stack.anchor is None:
+            raise ValueError("expected the policy at the initialization for local.trust_region > 0, got none")
+        total += settings.trust_region * stack.valid.amax(-1, keepdim=True) * (chosen - stack.anchor)
+    expected = stack.gains[1]
+    if expected is not None:
+        share = (stack.valid.sum(-1) / stack.divisor)[..., None]
+        total -= share * expected_slopes(chosen, expected, settings.top_k)
+    return total

@@ -16,6 +16,7 @@ from .._streams import torch_stream
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
 from ..meta import pairs
+from ..meta.inner_rates import learn_rates
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import log_popularity
@@ -175,7 +176,8 @@ class MetaStrategy(Strategy):
         mean = mean_update(released, self._config.expected_cohort(self._plan.population))
         trained = self._plan.asked(self._config, server_round, phi)
         moved, self.outer = reptile_step(trained, mean, self.outer, server, server_round)
-        return {**phi, **moved}
+        rates, self.outer = learn_rates(phi, mean, self.outer)
+        return {**phi, **moved, **rates}
 
     def _noise(self, server_round: int, purpose: str) -> NoiseSource:
         if self._plan.simulation:

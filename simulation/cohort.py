@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._streams import torch_stream
-from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes
+from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes, refuse_coupling
 from ..config import Config
-from ..meta.adapt import Adaptation, step_size
+from ..meta.adapt import Adaptation, learned_rate, step_size
 from ..meta.backward import backward, example_squares
 from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
-from ..meta.stacked import Stack, forward
+from ..meta.stacked import Stack, anchored, forward
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
@@ -351,9 +351,10 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     moved: Named = {}
     for name, slope in gradients.plain.items():
         gone = fast[name] - start[name] if name in fast else 0.0
-        moved[name] = gone - step_size(policy, settings, name) * (slope + settings.weight_decay * gone)
+        rate = step_size(policy, settings, name) * learned_rate(start, name)
+        moved[name] = gone - rate * (slope + settings.weight_decay * gone)
         finite = finite & torch.isfinite(moved[name].flatten(1).sum(1))
-    rate = -step_size(policy, settings, "ids") if gradients.table is not None else 0.0
+    table_rate = -step_size(policy, settings, "ids") if gradients.table is not None else 0.0
     if gradients.table is not None and gradients.table.rows is not None:
         finite = finite & torch.isfinite(gradients.table.rows.sum((1, 2)))
     factors = torch.ones(stack.count, dtype=torch.float64)
@@ -362,12 +363,12 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         squares = _squares({name: value for name, value in moved.items() if name in policy.released}, bound)
         if gradients.table is not None:
             norm, size = gradients.table.squares()
-            squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
+            squares = squares + (norm + _HIDDEN * size).double() * (table_rate / bound.scale("ids")) ** 2
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
     total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
     if gradients.table is not None:
-        total["ids"] = gradients.table.summed(factors.float() * rate, policy.items).double()
+        total["ids"] = gradients.table.summed(factors.float() * table_rate, policy.items).double()
     return _Outcome(
         total=total,
         personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
@@ -400,6 +401,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     policy, config, mechanism = chunk.policy, chunk.config, chunk.mechanism
     if mechanism is None:
         raise ValueError("expected a local mechanism, got none; adapt plainly")
+    refuse_coupling(config.local)
     names = policy.trained
     shapes = [torch.Size(policy.specs[name].shape) for name in names]
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
@@ -408,6 +410,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
     kernels = policy.kernel_table(chunk.phi)
     stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, kernels=kernels, each=True)
+    stack = anchored(stack, {**chunk.phi, **chunk.personal})
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}

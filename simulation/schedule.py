@@ -82,6 +82,7 @@ def device_floats(policy: Policy, sizes: Ints, config: Config, *, private: bool)
         inner = examples * settings.history_length * (1 if settings.state == "history" else settings.dim)
     elif private:
         inner = sizes * width
+        examples = np.maximum(sizes, 1) if config.local.trust_region > 0 else examples  # no common row of slopes
     floats = examples * policy.items + inner
     if private:
         floats = floats + 2 * sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained)

@@ -68,9 +68,20 @@ def test_targets_of_an_example_count_alike():
     torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
+FREE = [
+    {},
+    {"reward_model": "device"},
+    {"reward_model": "content", "reward_ridge": 2.0},
+    {"reward_model": "content", "trust_region": 0.6},
+    {"trust_region": 0.6, "targets": "sum"},
+]
+"""Settings whose loss holds nothing constant that moves, on a log without propensities."""
+
+
+@pytest.mark.parametrize("more", FREE, ids=lambda more: "-".join(more) or "plain")
 @pytest.mark.parametrize("kind", world.ENCODERS)
 @pytest.mark.parametrize("exclude", [False, True])
-def test_gradient_against_finite_differences(kind, exclude):
+def test_gradient_against_finite_differences(kind, exclude, more):
     policy = world.policy(state=kind, user_features=True, affinity=kind == "gru", fast=("taste",))
     policy = Policy(
         **{
@@ -79,17 +90,19 @@ def test_gradient_against_finite_differences(kind, exclude):
             "kernels": policy.kernels.double(),
         }
     )
-    settings = LocalConfig(exclude_history=exclude, reward="value", baseline=2.0, windows=3, horizon=2)
+    settings = LocalConfig(exclude_history=exclude, reward="value", baseline=2.0, windows=3, horizon=2, **more)
     built = world.examples(policy, 6, windows=3, horizon=2)
     built = Examples(*(value.double() if value.is_floating_point() else value for value in built))
     point = {name: value.double().requires_grad_() for name, value in world.parameters(policy).items()}
-    gradients = torch.autograd.grad(device_loss(policy, point, built, settings), list(point.values()))
+    start = {name: value.double() for name, value in world.parameters(policy, seed=1).items()}
+    loss = device_loss(policy, point, built, settings, start=start)
+    gradients = torch.autograd.grad(loss, list(point.values()))
     generator = torch.Generator().manual_seed(0)
     for name, slope in zip(point, gradients, strict=True):
         direction = torch.randn(slope.shape, generator=generator, dtype=torch.float64)
         step = 1e-5
         moved = [{**point, name: point[name] + sign * step * direction} for sign in (1, -1)]
-        ends = [device_loss(policy, end, built, settings).item() for end in moved]
+        ends = [device_loss(policy, end, built, settings, start=start).item() for end in moved]
         wanted = (ends[0] - ends[1]) / (2 * step)
         assert float((slope * direction).sum()) == pytest.approx(wanted, rel=1e-5, abs=1e-8), name
 

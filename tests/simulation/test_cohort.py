@@ -6,7 +6,7 @@ import pytest
 import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config
-from fedrec.errors import PolicyError
+from fedrec.errors import ConfigError, PolicyError, PrivacyError
 from fedrec.meta.examples import stack_examples
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from hypothesis import HealthCheck, given, reject, settings
@@ -37,7 +37,15 @@ def tasks(policy, unit, lengths, devices=None, user=None, **local):
     """Work for devices with logs of these lengths."""
     built = [
         policies.examples(
-            policy, length, seed=number, unit=unit, windows=4, horizon=2, propensities=number % 2, **local
+            policy,
+            length,
+            seed=number,
+            unit=unit,
+            windows=4,
+            horizon=2,
+            propensities=number % 2,
+            stream=(0, 1, number),
+            **local,
         )
         for number, length in enumerate(lengths)
     ]
@@ -95,6 +103,7 @@ POLICIES = st.fixed_dictionaries(
         "affinity_level": st.booleans(),
         "affinity_place": st.sampled_from([0, 3]),
         "pairs": st.sampled_from([0, 2]),
+        "learned_rates": st.booleans(),
     }
 ).filter(
     lambda one: (
@@ -111,8 +120,19 @@ LOSSES = st.fixed_dictionaries(
         "local__prior": st.sampled_from([0.0, 4.0]),
         "local__exclude_history": st.booleans(),
         "local__steps": st.sampled_from([1, 3]),
+        "local__reward_model": st.sampled_from(["constant", "device", "content"]),
+        "local__self_normalised": st.booleans(),
+        "local__top_k": st.sampled_from([1, 4]),
+        "local__trust_region": st.sampled_from([0.0, 0.7]),
     }
 )
+
+
+def allowed(unit, loss):
+    """The loss with what the unit refuses, and what has no rewards to look at, switched off."""
+    couples = unit in ("none", "user")
+    model = loss["local__reward_model"] if couples and loss["local__reward"] == "value" else "constant"
+    return loss | {"local__reward_model": model, "local__self_normalised": couples and loss["local__self_normalised"]}
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -124,6 +144,7 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
         policy = policies.policy(state=kind, **terms)
     except PolicyError:
         reject()
+    loss = allowed(unit, loss)
     own = {"local__episodes": episodes and unit in ("none", "user")}
     if loss["local__targets"] == "sum":  # up to 13 targets of reward 5 over a horizon of 2: larger steps are chaotic
         own |= {"local__lr": 0.05, "local__slow_lr": 0.1}
@@ -133,6 +154,34 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
     close(cohort, one_by_one)
     assert cohort.unclipped == one_by_one.unclipped
     assert any(float(value.abs().max()) > 0 for value in cohort.total.values()) or not any(lengths)
+
+
+@pytest.mark.parametrize("fast", [("taste",), ("taste", "temperature")])
+@pytest.mark.parametrize("kind", ["none", "history"])
+def test_weights_are_normalised_over_the_support_and_then_over_the_query(kind, fast):
+    policy = policies.policy(state=kind, fast=fast)
+    devices = tasks(policy, "user", [13, 13, 5, 13], episodes=True)
+    loss = {"local__self_normalised": True, "local__episodes": True, "local__weight_cap": 50.0}
+    loss |= {"local__reward": "value", "local__reward_model": "content", "local__targets": "mean", "privacy__clip": 5.0}
+    for model in ("content", "device"):
+        chosen = config("user", **loss | {"local__reward_model": model})
+        close(run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference")))
+
+
+@pytest.mark.parametrize("unit", ["interaction", "both"])
+@pytest.mark.parametrize(
+    "loss", [{"self_normalised": True}, {"reward": "value", "reward_model": "device"}], ids=["weights", "baseline"]
+)
+def test_what_couples_interactions_is_refused_where_examples_are_clipped(unit, loss):
+    """By the configuration, and by both engines should anybody hand them one that was not checked."""
+    policy = policies.policy(state="none")
+    with pytest.raises(ConfigError, match=f"under unit {unit}, where an entry may influence one example"):
+        config(unit, **{f"local__{key}": value for key, value in loss.items()})
+    for kind in ("cohort", "reference"):
+        plain = config(unit, engine__kind=kind)
+        forced = plain.model_copy(update={"local": plain.local.model_copy(update=loss)})
+        with pytest.raises(PrivacyError, match="where gradients are clipped example by example"):
+            run(policy, tasks(policy, unit, [3]), forced)
 
 
 @pytest.mark.parametrize("unit", UNITS)

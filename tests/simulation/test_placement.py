@@ -38,6 +38,19 @@ def test_another_device_computes_the_same(kind, unit, far):
     close(run(policy, devices, config(unit, engine__kind="reference")), there)
 
 
+@pytest.mark.parametrize("unit", ["interaction", "user"])
+@pytest.mark.parametrize("kind", ["none", "history"])
+def test_another_device_computes_every_term_of_the_objective(kind, unit, far):
+    policy = policies.policy(state=kind, learned_rates=unit == "user")
+    loss = {"local__top_k": 3, "local__trust_region": 0.5, "local__reward": "value"}
+    if unit == "user":
+        loss |= {"local__reward_model": "content", "local__self_normalised": True}
+    devices = tasks(policy, unit, [5, 0, 13, 1])
+    with far:
+        there = run(policy, devices, config(unit, **loss))
+    close(run(policy, devices, config(unit, engine__kind="reference", **loss)), there)
+
+
 def test_a_mixture_of_devices_would_be_seen(far, monkeypatch):
     policy = policies.policy(state="history")
     monkeypatch.setattr(type(policy), "to", lambda self, device: self)
