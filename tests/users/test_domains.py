@@ -78,6 +78,11 @@ def test_shared_content_comes_first_and_means_the_same():
     assert abs(np.corrcoef(shop, likes("news", 4)[1])[0, 1]) < 0.2
 
 
+def test_no_shared_column_is_missing_from_a_small_catalogue():
+    names = domain_world("shop", users=3, items=12).population.catalogue.feature_names
+    assert sum(name.startswith("topic=") for name in names) == 12
+
+
 def test_a_person_is_the_same_in_every_population_size():
     few, many = (domain_world("shop", users=users, items=40, seed=1) for users in (20, 50))
     assert few.population.tastes == pytest.approx(many.population.tastes[:20])
