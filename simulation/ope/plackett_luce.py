@@ -23,10 +23,15 @@ def conditional_probabilities(probabilities: Floats, slates: np.ndarray) -> Floa
         probabilities: softmax of each slate's context over the catalogue, ``[slates, items]``.
         slates: items shown, int64 ``[slates, slots]``; -1 for an item outside the catalogue (probability 0).
     """
-    chosen = np.where(slates >= 0, np.take_along_axis(probabilities, np.maximum(slates, 0), axis=1), 0.0)
-    above = np.cumsum(chosen, axis=1) - chosen
-    left = np.maximum(1.0 - above, chosen)
-    return np.divide(chosen, left, out=np.zeros_like(chosen), where=left > 0)
+    rest = np.array(probabilities, dtype=np.float64)  # summed anew for each slot: 1 - sum would cancel
+    rows = np.arange(len(rest))
+    found = np.zeros(slates.shape)
+    for slot, item in enumerate(slates.T):
+        left = rest.sum(axis=1)
+        chosen = np.where(item >= 0, rest[rows, np.maximum(item, 0)], 0.0)
+        found[:, slot] = np.divide(chosen, left, out=np.zeros_like(chosen), where=left > 0)
+        rest[rows[item >= 0], item[item >= 0]] = 0.0
+    return found
 
 
 def place_probabilities(probabilities: Floats, slots: int) -> Floats:
