@@ -86,6 +86,7 @@ def report_table(report: OpeReport) -> Group:
         interval = f"{one.low:.5f} .. {one.high:.5f}"
         table.add_row(Text(name), f"{one.value:.5f}", interval, f"{one.effective_sample_size:,.0f}", style=style)
     support = report.support
+    has_model = any(one.name == "DM" for one in report.estimates)
     article = "an" if report.unit == "impression" else "a"
     note = Text.assemble(
         ("\nValue: ", "bold"),
@@ -96,6 +97,7 @@ def report_table(report: OpeReport) -> Group:
         ("Support: ", "bold"),
         f"mean weight {support.mean_weight:.3f} +- {support.standard_error:.3f} (1 expected); "
         f"{support.missing_mass:.1%} of what the policy shows is not in the log.",
+        "\nAn interval covers other users like these, not a model's error: that of DM says little." * has_model,
     )
     warnings = [Text.assemble(("warning: ", "bold yellow"), text) for text in report.warnings]
     return Group(table, note, *warnings)

@@ -21,6 +21,9 @@ from ...errors import DataError
 
 Floats = NDArray[np.float64]
 
+_TAILS = np.linspace(0.9, 0.99, 10)
+"""Shares of all weight below the thresholds at which Switch-DR may switch."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Terms:
@@ -126,15 +129,18 @@ def switch_dr(weights: Floats, rewards: Floats, predicted: Floats, expected: Flo
 def switch_threshold(weights: Floats, rewards: Floats, predicted: Floats, expected: Floats) -> float:
     """The threshold by SLOPE (Su, Srinath and Krishnamurthy 2020, section 4): the smallest that agrees with all above.
 
-    Candidates are infinity (DR: no bias, most variance), 21 quantiles of the weights and 0 (DM: the reverse). Going
-    down, each has the interval ``value +- 2 x 1.96 standard errors``; the last threshold before the intervals so far
-    have no point in common is taken. Nothing has to be known of the bias but that it grows on the way.
+    Candidates are infinity, which is DR, and ten that leave 1 % to 10 % of what the policy shows (of all weight) to the
+    model: more than that is never left to it.
+    Going down, each has the interval ``value +- 2 x 1.96 standard errors``; the last threshold before the intervals so
+    far have no point in common is taken. Nothing has to be known of the bias but that it grows on the way.
     """
-    if not len(weights):
+    total = float(weights.sum())
+    if total == 0:
         return float("inf")
-    quantiles = np.unique(np.quantile(weights, np.linspace(0, 1, 21)))[::-1].tolist()
+    ordered = np.sort(weights)
+    places = np.searchsorted(np.cumsum(ordered), _TAILS * total).clip(max=len(ordered) - 1)
     low, high, chosen = -np.inf, np.inf, float("inf")
-    for threshold in (float("inf"), *quantiles, 0.0):
+    for threshold in (float("inf"), *np.unique(ordered[places])[::-1].tolist()):
         terms = switch_dr(weights, rewards, predicted, expected, threshold)
         width = 2 * 1.96 * float(terms.numerators.std()) / np.sqrt(len(weights))
         low, high = max(low, terms.value - width), min(high, terms.value + width)

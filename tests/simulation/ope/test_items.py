@@ -112,15 +112,19 @@ def test_switch_dr_lies_between_dm_and_dr():
 
 
 def test_the_threshold_goes_down_as_long_as_the_estimates_agree():
-    world = item_world(6)
-    x, a, r = draw_items(world, 20_000, seed=3)
-    weights, predicted, expected = parts(world, x, a, world["clicks"])
-    assert switch_threshold(weights, r, predicted, expected) == 0.0  # a right model: leave everything to it
-    weights, predicted, expected = parts(world, x, a, np.zeros_like(world["clicks"]))
-    found = switch_threshold(weights, r, predicted, expected)
-    assert found > np.quantile(weights, 0.5)  # a wrong one: leave little to it
-    value = switch_dr(weights, r, predicted, expected, found).value
-    assert abs(value - world["value"]) < 0.05 * world["value"]
+    """Weights are spread evenly; rewards are 1 where the weight is in the upper fifth of all weight, else 0."""
+    weights = np.linspace(0, 2, 20_000)
+    share = np.cumsum(weights) / weights.sum()
+    rewards = (share > 0.8).astype(float)
+    tenth = weights[np.searchsorted(share, 0.9)]
+    assert switch_threshold(weights, rewards, rewards, np.full(20_000, rewards @ weights / 20_000)) == tenth
+    nothing = np.zeros(20_000)  # a model that knows of no reward: what it is left with is lost
+    found = switch_threshold(weights, rewards, nothing, nothing)
+    assert tenth < found
+    lost = ips(weights, rewards).value - switch_dr(weights, rewards, nothing, nothing, found).value
+    error = (weights * rewards).std() / np.sqrt(20_000)
+    assert 0 <= lost < 2 * 2 * 1.96 * error
+    assert switch_threshold(nothing, rewards, nothing, nothing) == np.inf
 
 
 @pytest.mark.parametrize(
