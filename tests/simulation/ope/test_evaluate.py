@@ -131,6 +131,8 @@ def test_slates_come_to_the_true_value(run, data, chances, appeal, slates):
     for name in ("IPS", "RIPS", "SNRIPS", "Cascade-DR"):
         assert found[name].value == pytest.approx(np.mean(truth), abs=0.06), name
     assert abs(found["logged"].value - np.mean(truth)) > 0.06
+    size = found["IPS"].effective_sample_size  # of whole slates, as the support is
+    assert 0 < report.support.effective_sample_size == size <= found["RIPS"].effective_sample_size < 5_600
 
 
 def test_independent_ips_where_the_log_knows_its_places(run, data, slates, tmp_path):
