@@ -76,7 +76,7 @@ def evaluate_log(served: Served, log: BanditLog, settings: OpeSettings) -> OpeRe
         states=_states(log, contexts),
         estimates=with_intervals(judged.terms, judged.clusters, settings),
         support=judged.support,
-        warnings=(*_about_the_log(log, dataset, items, contexts), *judged.support.warnings),
+        warnings=(*_about_the_log(log, dataset, items, contexts, settings.keep_seen), *judged.support.warnings),
     )
 
 
@@ -198,7 +198,7 @@ def _states(log: BanditLog, contexts: Contexts) -> str:
     return f"adapted to what each user did {when}"
 
 
-def _about_the_log(log: BanditLog, dataset: Dataset, items: Ints, contexts: Contexts) -> list[str]:
+def _about_the_log(log: BanditLog, dataset: Dataset, items: Ints, contexts: Contexts, keep_seen: bool) -> list[str]:
     said = []
     outside = float((items < 0).mean())
     if outside:
@@ -207,7 +207,8 @@ def _about_the_log(log: BanditLog, dataset: Dataset, items: Ints, contexts: Cont
     strangers = float((devices < 0).mean()) if log.users is not None else 0.0
     if strangers:
         said.append(f"{strangers:.1%} of the rows are of users that {dataset.name} lacks: they get the initialization")
-    learnt = _learnt_from(log, dataset, items, devices)
+    reachable = contexts.timed or keep_seen  # else everything of the data is out of the policy's reach
+    learnt = _learnt_from(log, dataset, items, devices) if reachable else 0.0
     if learnt:
         said.append(
             f"{learnt:.1%} of the rows are interactions that {dataset.name} holds, too: the policy may have learnt "

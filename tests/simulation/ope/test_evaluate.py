@@ -198,6 +198,13 @@ def test_states_are_those_before_the_time_of_the_row(run, data, tmp_path):
     assert any("the policy may have learnt from them" in one for one in report.warnings)
 
 
+def test_rows_that_the_policy_may_have_learnt_from_matter_where_it_can_show_them(run, data, tmp_path):
+    row = (data.device_ids[0], data.catalogue.item_ids[int(data.items[0])], 0.5, 1)
+    path = write(tmp_path / "known.csv", ("user", "item", "propensity", "reward"), [row])
+    assert not any("learnt" in one for one in judge(run, data, path).warnings)
+    assert any("100.0% of the rows are interactions" in one for one in judge(run, data, path, keep_seen=True).warnings)
+
+
 def test_strangers_and_foreign_items_are_warned_of(run, data, tmp_path):
     rows = [("nobody", data.catalogue.item_ids[0], 0.5, 1), (data.device_ids[0], "no item", 0.5, 0)]
     report = judge(run, data, write(tmp_path / "odd.csv", ("user", "item", "propensity", "reward"), rows))
