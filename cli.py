@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,10 +19,11 @@ from ._cli.audit import audit
 from ._cli.budget import budget
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
+from ._cli.mapping import parse_mapping
+from ._cli.ope import ope
 from ._cli.progress import Progress
 from ._cli.sweep import sweep
 from .config import Config, load_config
-from .errors import DataError
 
 if TYPE_CHECKING:
     from .simulation.run import Run
@@ -41,6 +42,7 @@ app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
 app.command()(audit)
 app.command()(sweep)
+app.command()(ope)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
@@ -176,7 +178,7 @@ def data_list(as_json: Json = False) -> None:
 
 @data.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="ml-100k, ml-1m or open-bandit.", show_default=False)],
     archive: Annotated[Path | None, typer.Option(help="An archive of it that you have already.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again even if it is here.")] = False,
 ) -> None:
@@ -212,12 +214,13 @@ def data_import(
 ) -> None:
     """Import your own log of interactions, and tables about items and users."""
     from .simulation.data.importing import import_dataset
+    from .simulation.data.open_bandit import find_log
 
     imported = import_dataset(
-        path,
+        find_log(path, progress=terminal.say),
         name,
-        mapping=_mapping(mapping or ()),
-        items=items,
+        mapping=parse_mapping(mapping or ()),
+        items=None if items is None else find_log(items, progress=terminal.say),
         users=users,
         separator=separator,
         header=header,
@@ -289,17 +292,6 @@ def _how_to_go_on(where: Path) -> str:
     if (where / "config.toml").exists():
         return f"interrupted, and every finished round is safe; resume with: fedrec simulate --resume {where}"
     return "interrupted before the first round; nothing is lost"
-
-
-def _mapping(entries: Sequence[str]) -> Mapping[str, str | None]:
-    """``user=who,item=track`` as a mapping; ``reward`` is another word for the rating, ``none`` for no column."""
-    found: dict[str, str | None] = {}
-    for entry in (part for text in entries for part in text.split(",")):
-        role, separator, column = (part.strip() for part in entry.partition("="))
-        if not (role and separator and column):
-            raise DataError(f"expected --map role=column, got {entry!r}; for example --map user=who,item=track")
-        found["rating" if role == "reward" else role] = None if column == "none" else column
-    return found
 
 
 def _print_json(value: Any) -> None:

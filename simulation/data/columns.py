@@ -23,6 +23,9 @@ _USUAL: dict[str, tuple[str, ...]] = {
     ),
     "timestamp": ("timestamp", "time", "ts", "unixtime", "unixreviewtime", "datetime", "date", "createdat"),
     "propensity": ("propensity", "propensityscore", "pscore"),
+    "position": ("position", "slot", "rank", "place"),
+    "slate": ("slate", "slateid", "impression", "impressionid", "requestid"),
+    "marginal": ("marginal", "placepropensity", "pscoreitemposition"),
 }
 CLICK_NAMES = ("click", "clicked", "label")
 COUNT_NAMES = ("count", "plays", "playcount", "listens")

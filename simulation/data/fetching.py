@@ -174,7 +174,7 @@ def fetch(
     """Fetch a registered data set into the cache, unless it is there already.
 
     Args:
-        name: ``ml-100k`` or ``ml-1m``.
+        name: ``ml-100k``, ``ml-1m``, or ``open-bandit`` (logs for off-policy evaluation).
         progress: is called with one line of text at a time, the licence notice among them.
         archive: the archive of one of the sources (``ml-100k.zip``, or the wheel), downloaded by hand.
         force: fetch it again even if it is in the cache.
@@ -182,8 +182,13 @@ def fetch(
     Raises:
         DataError: the name is unknown, no source could be reached, or what came is not the data set.
     """
+    if name == "open-bandit":
+        from .open_bandit import fetch_open_bandit
+
+        return fetch_open_bandit(progress=progress, archive=archive, force=force)
     if name not in REGISTERED:
-        raise DataError(f"expected a data set that can be fetched ({', '.join(REGISTERED)}), got {name!r}")
+        known = ", ".join([*REGISTERED, "open-bandit"])
+        raise DataError(f"expected a data set that can be fetched ({known}), got {name!r}")
     registered = REGISTERED[name]
     if is_stored(name) and not force:
         return Fetched(name=name, directory=directory_of(name), source="cache", notice=registered.notice)

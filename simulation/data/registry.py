@@ -103,6 +103,11 @@ def load(name: str, *, progress: Progress = to_stderr, **options: Any) -> Datase
     _check_options(name, options, [f.name for f in fields(FeatureOptions)])
     if name in REGISTERED:
         fetch(name, progress=progress)
+    elif name == "open-bandit" and not is_stored(name):
+        raise DataError(
+            "expected a data set with users, got 'open-bandit', which has none; judge a run on one of its logs with "
+            "fedrec ope, or import one by segment"
+        )
     elif not is_stored(name):
         known = ", ".join(info.name for info in list_datasets())
         raise DataError(f"expected a data set I know ({known}), got {name!r}; import it first")

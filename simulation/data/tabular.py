@@ -154,9 +154,13 @@ def read_rows(source: Source, id_column: str) -> tuple[pl.DataFrame, pl.Series]:
     return pl.concat(frames), pl.concat(ids)
 
 
-def check_mapping(mapping: Mapping[str, str | int | None], tables: Sequence[str] = ("items.id", "users.id")) -> None:
+def check_mapping(
+    mapping: Mapping[str, str | int | None],
+    tables: Sequence[str] = ("items.id", "users.id"),
+    roles: Sequence[str] = ROLES,
+) -> None:
     """Refuse a mapping of something that is no role."""
-    known = (*ROLES, *tables)
+    known = (*roles, *tables)
     unknown = sorted(set(mapping) - set(known))
     if unknown:
         raise DataError(f"expected a mapping of {', '.join(known)}, got {unknown[0]!r}")
