@@ -95,9 +95,9 @@ def test_names_and_other_paths(cache, wheel, tmp_path):
 def test_a_log_can_be_imported_by_segment(cache, wheel, command_line, monkeypatch, capsys):
     monkeypatch.setenv("FEDREC_CACHE", str(cache))
     fetch("open-bandit", archive=wheel, progress=lambda line: None)
-    arguments = ["--name", "shop", "--map", "user=segment", "--items", "open-bandit/random-all-items"]
+    arguments = ["--name", "fashion", "--map", "user=segment", "--items", "open-bandit/random-all-items"]
     assert invoke(["data", "import", "open-bandit/random-all", *arguments]) == 0
-    assert "shop is ready" in capsys.readouterr().out
-    found = load("shop")
+    assert "fashion is ready" in capsys.readouterr().out
+    found = load("fashion")
     assert (found.devices, found.interactions, found.propensities.tolist()) == (1, 2, [np.float32(0.0125), 0.25])
     assert "item_feature_0" in found.catalogue.feature_names[0]

@@ -185,7 +185,7 @@ def test_a_run_is_resumed_by_its_own_configuration(run, arguments, capsys):
         (("evaluation.ks=[3]",), "got 'ndcg@10'; its cut-off must be among evaluation.ks"),
         (("local.steps=0",), "expected local.steps >= 1, got 0"),
         (("privacy.epsilon=1e-9",), "no noise reaches epsilon 1e-09"),
-        (("data.text_buckets=8",), "expected data.text_buckets = 0 with the synthetic world"),
+        (("data.text_buckets=8",), "expected data.text_buckets = 0 with a generated world"),
         (("privacy.clip=0",), "expected privacy.clip > 0, got 0"),
         (("privacy.epsilon=true",), "expected privacy.epsilon to be a number, got True"),
         (("privacy=3",), "expected privacy to be a section, got 3"),

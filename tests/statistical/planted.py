@@ -57,7 +57,7 @@ def divisor_of_participants(patch):
     def folded(self, server_round, released):
         mean = mean_update(released, max(1, self.verdict.devices))
         moved, self.outer = reptile_step(
-            self._asked(server_round, self._phi), mean, self.outer, self._config.server, server_round
+            self._plan.asked(self._config, server_round, self._phi), mean, self.outer, self._config.server, server_round
         )
         return {**self._phi, **moved}
 
@@ -71,7 +71,8 @@ def personal_vector_without_noise(patch):
         if "personal" not in chunk.policy.specs:
             return _privately(chunk)
         greedy = LocalConfig(lr=1000.0)
-        stack = Stack(policy=chunk.policy, examples=chunk.examples, settings=greedy)
+        kernels = chunk.policy.kernel_table(chunk.phi)
+        stack = Stack(policy=chunk.policy, examples=chunk.examples, settings=greedy, kernels=kernels)
         fitted = descend_stack(stack, {**chunk.phi, **chunk.personal}, steps=1, names=("personal",))
         return _privately(replace(chunk, personal={**chunk.personal, **fitted}))
 
