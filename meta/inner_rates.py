@@ -1,6 +1,6 @@
 """Per-coordinate step sizes of the fast weights, learned by the server from what is released anyway.
 
-ARUBA (Khodak, Balcan and Talwalkar 2019, section 3.3) sets the inner rate of a coordinate to the root of the summed
+ARUBA (Khodak, Balcan and Talwalkar 2019) sets the inner rate of a coordinate to the root of the summed
 squared distances that tasks travel over the summed squared gradients that take them there. Distances and gradients of
 single devices never leave them; what leaves is the noised mean update u of every round. So the ratio is taken over
 rounds, with the released means as gradients and their sum as the way:

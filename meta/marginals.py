@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import PolicyError
 from .acting import Exploration, checked_scores, conditional
 
-FEASIBLE = 50_000_000
+FEASIBLE = 20_000_000
 """Most numbers of one step of the walk."""
 
 
