@@ -273,7 +273,9 @@ def test_other_ratings_are_refused(cache, monkeypatch, server):
 def test_unknown_names(cache):
     with pytest.raises(DataError, match=r"expected a data set that can be fetched \(ml-100k, ml-1m\), got 'ml-20m'"):
         fetch("ml-20m")
-    with pytest.raises(DataError, match=r"expected a data set I know \(ml-100k, ml-1m, synthetic, shop, .*\), got 'mine'"):
+    with pytest.raises(
+        DataError, match=r"expected a data set I know \(ml-100k, ml-1m, synthetic, shop, .*\), got 'mine'"
+    ):
         load("mine")
 
 

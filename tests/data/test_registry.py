@@ -52,7 +52,7 @@ def test_list_of_an_empty_cache(cache):
     found = {info.name: (info.kind, info.available) for info in list_datasets()}
     expected = {"ml-100k": ("registered", False), "ml-1m": ("registered", False)}
     made = ("synthetic", "shop", "video", "news", "music", "social")
-    expected |= {name: ("generated", True) for name in made}
+    expected |= dict.fromkeys(made, ("generated", True))
     assert found == expected
 
 
