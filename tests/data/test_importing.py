@@ -362,7 +362,7 @@ def test_broken_tables(files, items, options, message):
     assert [info.name for info in list_datasets() if info.kind == "imported"] == []
 
 
-@pytest.mark.parametrize("name", ["ml-100k", "synthetic"])
+@pytest.mark.parametrize("name", ["ml-100k", "synthetic", "shop"])
 def test_registered_names_are_taken(files, name):
     with pytest.raises(DataError, match=f"expected a name of your own, got '{name}', which is registered"):
         import_dataset(files(r_csv=LOG) / "r.csv", name)
