@@ -72,6 +72,7 @@ class Workers:
         Raises:
             RunError: a worker process ended or failed.
         """
+        self._confirm()
         path = self.folder / f"task-{next(self._rounds)}"
         _ship(task, path, _names_of(self._world))
         idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -89,6 +90,14 @@ class Workers:
             yield from in_order(ask, parts, threads=len(self.processes))
         finally:
             path.unlink()
+
+    def _confirm(self) -> None:
+        """Wait until all of them have the world, and remove its file: whatever becomes of the caller, none is left."""
+        world = self.folder / "world"
+        if world.exists():
+            for process in self.processes:
+                process.answer()
+            world.unlink()
 
     def close(self) -> None:
         """End the processes and remove what they were given."""
@@ -118,6 +127,17 @@ class _Process:
     def ask(self, task: Path, part: Sequence[Ints]) -> CohortResult:
         """Adapt a part of the task in a file."""
         self._send((task, part))
+        answer = self.answer()
+        if not isinstance(answer, CohortResult):
+            raise TypeError(f"expected a CohortResult, got {type(answer).__name__}")
+        return answer
+
+    def answer(self) -> object:
+        """The next answer of the process; raises what went wrong there.
+
+        Raises:
+            RunError: it has ended.
+        """
         try:
             answer = _load(self._popen.stdout, {})
         except (EOFError, pickle.UnpicklingError):
@@ -128,8 +148,6 @@ class _Process:
             ) from None
         if isinstance(answer, Exception):
             raise answer
-        if not isinstance(answer, CohortResult):
-            raise TypeError(f"expected a CohortResult, got {type(answer).__name__}")
         return answer
 
     @property
@@ -164,6 +182,7 @@ def serve() -> None:
     task: Task | None = None
     try:
         known = {name: thing for thing, name in _things(_unship(_load(source, {}), {}))}
+        _dump("ready", sink, {})
         while True:
             asked, part = _load(source, {})
             if asked != path:
