@@ -69,9 +69,13 @@ def list_datasets() -> list[DatasetInfo]:
 
 
 def _counts(name: str) -> dict[str, int]:
+    """Sizes of a stored data set; none of one whose manifest cannot be read, which must not hide the others."""
     if not is_stored(name):
         return {}
-    columns = read_manifest(directory_of(name))["columns"]
+    try:
+        columns = read_manifest(directory_of(name))["columns"]
+    except DataError:
+        return {}
     return {
         "devices": columns["offsets"]["shape"][0] - 1,
         "items": columns["item_features"]["shape"][0],

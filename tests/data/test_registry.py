@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fedrec.simulation.data import describe, filter_positive, leave_two_out, list_datasets, load, sample_negatives
-from fedrec.simulation.data.cache import cache_directory
+from fedrec.simulation.data.cache import cache_directory, directory_of
 
 
 def test_describe(small):
@@ -87,3 +87,12 @@ def test_ml_100k_protocols(ml_100k):
     scores = np.concatenate([ml_100k.items[split.test][:, None], negatives.test], axis=1)
     rank = (most_met[scores[:, 1:]] >= most_met[scores[:, :1]]).sum(axis=1)
     assert (rank < 10).mean() == pytest.approx(0.40, abs=0.03)  # popularity, 99 negatives
+
+
+def test_a_data_set_that_is_broken_hides_no_other(cache):
+    broken = directory_of("mine")
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("{")
+    found = {info.name: info.devices for info in list_datasets()}
+    assert found["mine"] is None
+    assert "synthetic" in found
