@@ -131,7 +131,9 @@ def _starts(
     if path is None and not overrides:
         units: tuple[Literal["user", "interaction"], ...] = ("user", "interaction")
         chosen = [each for each in units if unit in (each, "both") or (unit is None and each == "user")]
-        return [Scenario(unit=each, devices=devices or 1000, target_epsilon=8.0) for each in chosen]
+        return [
+            Scenario(unit=each, devices=1000 if devices is None else devices, target_epsilon=8.0) for each in chosen
+        ]
     settings: Config = load_config(path, [*(overrides or ()), *([] if unit is None else [f"privacy.unit={unit}"])])
     from ..simulation.planner import scenarios_of
 
@@ -146,7 +148,7 @@ def _changed(start: Scenario, given: dict[str, Any]) -> Scenario:
         changes["target_epsilon"] = None
     separation = given["separation"]
     if separation is not None and given["participation"] is None:
-        changes["participation"] = min(start.participation, 1 / separation)
+        changes["participation"] = min(start.participation, 1 / max(separation, 1))
     return replace(start, **changes)
 
 

@@ -42,6 +42,7 @@ class Plan:
             "statement": solution.statement.to_dict(),
             "noise_multiplier": solution.noise_multiplier,
             "warm_noise_multiplier": solution.warm_noise_multiplier,
+            "pairs_noise_multiplier": solution.pairs_noise_multiplier,
             "update_noise_multiplier": solution.update_noise,
             "noise_over_signal": solution.noise_over_signal,
             "most_participations": solution.scenario.most_participations,
@@ -55,7 +56,9 @@ class Plan:
 def planned(scenario: Scenario, axes: Mapping[str, Sequence[float]]) -> Plan:
     """Solve a scenario and all that is shown beside it."""
     solution = solve(scenario)
-    rounds = axes.get("rounds") or sorted({max(2, scenario.rounds // 4), scenario.rounds, 4 * scenario.rounds})
+    rounds = axes.get("rounds") or sorted(
+        {max(1 + len(scenario.shares), 2, scenario.rounds // 4), scenario.rounds, 4 * scenario.rounds}
+    )
     devices = axes.get("devices") or sorted({scenario.devices, 10 * scenario.devices, 100 * scenario.devices})
     cells = table(
         scenario,
@@ -105,6 +108,8 @@ def _meaning(solution: Solution) -> list[str]:
         lines.append(f"A device takes part in {scenario.most_participations} rounds of adaptation at most.")
     if solution.warm_noise_multiplier is not None:
         lines.append(f"The warm start in round 1 has noise multiplier {solution.warm_noise_multiplier:.4g}.")
+    if solution.pairs_noise_multiplier is not None:
+        lines.append(f"The vote on pairs in round 2 has noise multiplier {solution.pairs_noise_multiplier:.4g}.")
     if solution.update_noise != solution.noise_multiplier:
         lines.append(
             f"The updates have noise multiplier {solution.update_noise:.4g}: the bits of the adaptive clip take some."

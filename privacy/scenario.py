@@ -45,6 +45,8 @@ class Scenario:
     """Examples that one log entry can move (unit ``interaction``)."""
     warm_share: float | None = None
     """Share of the budget, in inverse noise variance, that a warm start in the first round takes; none without one."""
+    pairs_share: float | None = None
+    """The same of a vote on pairs in the second round (unit ``user``); none without one."""
     bit_noise: float | None = None
     """Noise on the count of unclipped devices, in devices, where the clip adapts (unit ``user``)."""
     clip_quantile: float = 0.5
@@ -57,7 +59,7 @@ class Scenario:
     seeded: bool = False
 
     def __post_init__(self) -> None:
-        at_least("rounds", self.rounds, 1 if self.warm_share is None else 2)
+        at_least("rounds", self.rounds, 1 + len(self.shares))
         at_least("devices", self.devices, 1)
         at_least("local_steps", self.local_steps, 1)
         at_least("changes", self.changes, 1)
@@ -71,6 +73,16 @@ class Scenario:
         positive("clip", self.clip)
         if self.warm_share is not None:
             probability("warm_share", self.warm_share, open_right=True)
+        if self.pairs_share is not None:
+            probability("pairs_share", self.pairs_share, open_right=True)
+            if self.unit != "user" or self.warm_share is None:
+                raise ValueError(
+                    f"expected pairs_share under unit user after a warm start, got unit {self.unit}; leave it out"
+                )
+        if not sum(self.shares) < 1:
+            raise ValueError(
+                f"expected shares that leave some budget to adapt with, got {sum(self.shares):g}; lower one"
+            )
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(
                 "expected either an epsilon or a noise multiplier, got "
@@ -85,7 +97,12 @@ class Scenario:
     @property
     def adapt_rounds(self) -> int:
         """Rounds in which devices adapt."""
-        return self.rounds - (self.warm_share is not None)
+        return self.rounds - len(self.shares)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the budget of the releases before the first adaptation, in order."""
+        return tuple(share for share in (self.warm_share, self.pairs_share) if share is not None)
 
     @property
     def cohort(self) -> float:
@@ -129,6 +146,7 @@ class Solution:
     noise_multiplier: float
     """Of a round (user) or a local step (interaction); what is accounted."""
     warm_noise_multiplier: float | None
+    pairs_noise_multiplier: float | None
     charges: tuple[tuple[Charge, int], ...]
     """Everything that one unit pays for: charge, and how many times."""
     statement: PrivacyStatement
@@ -169,8 +187,8 @@ def solve(scenario: Scenario) -> Solution:
         PrivacyError: no noise is enough, or ``bit_noise`` is too small for the noise.
     """
     release, steps = scenario.release, scenario.most_participations * scenario.release.steps
-    noise, warm = _noise(scenario, release, steps)
-    charges = [] if warm is None else [(Charge(warm, _warm_rate(scenario), 1), 1)]
+    noise, before = _noise(scenario, release, steps)
+    charges = [(Charge(one, _warm_rate(scenario), 1), 1) for one in before]
     charges.append((replace(release, noise_multiplier=noise), scenario.most_participations))
     cost = epsilon(charges, scenario.delta, scenario.accountant)
     statement = PrivacyStatement(
@@ -188,7 +206,8 @@ def solve(scenario: Scenario) -> Solution:
     solution = Solution(
         scenario=scenario,
         noise_multiplier=noise,
-        warm_noise_multiplier=warm,
+        warm_noise_multiplier=before[0] if before else None,
+        pairs_noise_multiplier=before[1] if len(before) > 1 else None,
         charges=tuple(charges),
         statement=statement,
     )
@@ -196,16 +215,15 @@ def solve(scenario: Scenario) -> Solution:
     return solution
 
 
-def _noise(scenario: Scenario, release: Charge, steps: int) -> tuple[float, float | None]:
-    share = scenario.warm_share
+def _noise(scenario: Scenario, release: Charge, steps: int) -> tuple[float, tuple[float, ...]]:
+    """Noise multipliers of an adaptation and of what is released before the first one."""
+    shares, rest = scenario.shares, 1 - sum(scenario.shares)
     if scenario.target_epsilon is None:
         noise = positive("noise_multiplier", scenario.noise_multiplier or 0.0)
-        return noise, None if share is None else noise * math.sqrt((1 - share) / (share * steps))
-    parts = [Part(steps, release.sample_rate, 1.0 if share is None else 1 - share)]
-    if share is not None:
-        parts.append(Part(1, _warm_rate(scenario), share))
+        return noise, tuple(noise * math.sqrt(rest / (share * steps)) for share in shares)
+    parts = [Part(steps, release.sample_rate, rest)] + [Part(1, _warm_rate(scenario), share) for share in shares]
     found = split_noise(scenario.target_epsilon, scenario.delta, parts, scenario.accountant)
-    return found[0], found[1] if share is not None else None
+    return found[0], found[1:]
 
 
 def _warm_rate(scenario: Scenario) -> float:

@@ -98,7 +98,7 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: what ``audit.json`` holds."""
         return {
-            "verdict": "refuted" if self.refuted else "not refuted",
+            "verdict": "refuted" if self.refuted else "not refuted" if self.findings else "nothing is claimed",
             "confidence": self.confidence,
             "size": self.size,
             "seconds": round(self.seconds, 1),

@@ -17,7 +17,7 @@ from ..privacy.one_run import called, one_run_epsilon, planned_guesses
 from ..privacy.profile import Bound, distinguish, release_epsilon
 from .audit_canaries import CanaryRun, Tick, canary_devices, canary_interactions, life_releases, separation
 from .audit_device import Ints, audit_seed, device_releases, vote_releases
-from .audit_server import plan_releases, server_releases
+from .audit_server import pairs_releases, plan_releases, rounds_observed, server_releases
 from .audit_worlds import ITEMS, DeviceWorld, device_worlds
 from .budget import PhaseNoise, plan_budget
 
@@ -151,6 +151,11 @@ def _on_users(
         yield _neighbours(
             "warm start, with and without a device", "user", partial(side, "warm", warm=True), rounds, voted
         )
+    if noise.pairs is not None:
+        paired = partial(_profile, [Charge(noise.pairs, 1.0, 1)], delta)  # the device is not drawn: nothing amplifies
+        pair_seed = audit_seed(config, "pairs")
+        pair = lambda runs, present: pairs_releases(pair_seed, noise, runs, present=present)  # noqa: E731
+        yield _neighbours("vote on pairs, with and without a device", "user", pair, rounds, paired)
     if plans:
         whole = partial(_profile, noise.charges, delta, claim)
         seeded = audit_seed(config, "plan")
@@ -159,7 +164,7 @@ def _on_users(
     run = partial(canary_devices, audit_seed(config, "canaries"), noise, canaries)
     guesses = separation(noise.charges)
     yield _canaries(
-        "canary devices in one run, all rounds", "user", run, canaries, guesses, (delta, claim), config.server.rounds
+        "canary devices in one run, all rounds", "user", run, canaries, guesses, (delta, claim), rounds_observed(config)
     )
 
 

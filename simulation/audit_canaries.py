@@ -23,7 +23,7 @@ from ..privacy.accounting import Charge
 from ..privacy.audit import Scores
 from ..privacy.one_run import Coins
 from .audit_device import Ints, device_releases, vote_releases
-from .audit_server import evidence, released_means, server_config, server_plan
+from .audit_server import evidence, released_means, rounds_observed, server_config, server_plan
 from .audit_worlds import ITEMS, device_worlds, logs_of
 from .budget import PhaseNoise
 from .federation import Cohorts
@@ -120,7 +120,7 @@ def _world(config: Config, included: Coins) -> World:
     logs: list[tuple[int, ...]] = [(item,) * _LOG if coin else () for item, coin in enumerate(included)]
     first = canaries + _UNUSED
     logs += [tuple(range(first + 5 * other, first + 5 * other + 5)) for other in range(_OTHERS)]
-    base = server_config(config, warm=config.server.warm_start == "popularity", rounds=config.server.rounds)
+    base = server_config(config, warm=config.server.warm_start == "popularity", rounds=rounds_observed(config))
     policy = PolicyConfig(state="none", content=False, ids=False, content_embedding=False, fast=(), frozen=("gain",))
     scale = config.privacy.scales.get(WARM_STARTED, 1.0)
     local = LocalConfig(steps=1, slow_lr=_FAR * config.privacy.clip * scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -23,6 +23,7 @@ from ..client.adaptation import bound_update
 from ..client.app import make_client_app
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named
 from ..config import Config
+from ..meta import pairs
 from ..meta.adapt import Adaptation
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
@@ -35,6 +36,8 @@ from .grid import LocalGrid
 
 WIDTH = 24
 """Parameters of the audited policy: the device's axis, its companion's, and silent ones that show the noise."""
+_PAIR_BIAS = torch.log1p(torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0]))
+"""Popularity that is known when the audited devices vote on pairs."""
 _FAR = 20.0
 """How far beyond the clip an update is."""
 Company = Literal["apart", "against"]
@@ -101,7 +104,7 @@ def plan_releases(config: Config, noise: PhaseNoise, runs: range, *, present: bo
     They are the evidence for the audited device, summed over the rounds, and the log of the noise's size.
     """
     warm = config.server.warm_start == "popularity"
-    config = server_config(config, warm=warm, rounds=config.server.rounds)
+    config = server_config(config, warm=warm, rounds=rounds_observed(config))
     grid, plan = _stage(config, noise, present=present, company="apart")
     rate = config.server.participation
     unit = config.privacy.clip * config.privacy.scales.get(WARM_STARTED, 1.0)
@@ -114,6 +117,42 @@ def plan_releases(config: Config, noise: PhaseNoise, runs: range, *, present: bo
         found = evidence(seen, np.where(warmed, noise.warm or 1.0, noise.adapt), rate).sum()
         rows.append((found, np.log(np.square(values[~warmed, 2:] / unit).mean() + 1e-30)))
     return np.array(rows)
+
+
+def pairs_releases(config: Config, noise: PhaseNoise, runs: range, *, present: bool) -> Scores:
+    """Statistics of independent noised sums of votes on pairs, with the audited device or without it, ``[runs, 2]``.
+
+    They are the projection on the device's own vote, which is the best statistic there is, and the log of the noise's
+    size. The votes are the devices' own code, the release the strategy's.
+    """
+    settings = {"warm_start": "popularity", "warm_pairs": len(_PAIR_BIAS), "rounds": 3}
+    base = server_config(config, warm=True)
+    base = base.model_copy(update={"server": base.server.model_copy(update=settings)})
+    plan = replace(
+        server_plan(base, noise, {WARM_STARTED: _PAIR_BIAS}, population=2, schema="audit", single=True),
+        pairs_noise_multiplier=noise.pairs,
+    )
+    votes = [
+        pairs.vote(torch.tensor(log), _PAIR_BIAS, len(_PAIR_BIAS), window=2).double()
+        for log in ([4, 0], [0, 2, 0, 4])[: 1 + present]
+    ]
+    direction = pairs.vote(torch.tensor([0, 2, 0, 4]), _PAIR_BIAS, len(_PAIR_BIAS), window=2).double()
+    total = {pairs.NAME: torch.stack(votes).sum(0)}
+    rows = []
+    for run in runs:
+        own = base.model_copy(update={"seed": stream_seed(config.seed, int(present), run)})
+        released = MetaStrategy(own, plan)._released(2, plan.sensitivity(own, 2), total)[pairs.NAME]
+        rest = released - direction * (released @ direction)
+        rows.append((float(released @ direction), float((rest.square().mean() + 1e-30).log())))
+    return np.array(rows)
+
+
+def rounds_observed(config: Config) -> int:
+    """Rounds that attacks on a whole run look at: all but a vote on pairs, which has an attack of its own.
+
+    To look away can only weaken an attack: its bound holds for the claim on everything.
+    """
+    return config.server.rounds - bool(config.server.warm_pairs)
 
 
 def evidence(seen: Scores, noise: Scores | float, rate: float) -> Scores:
@@ -164,6 +203,7 @@ def server_config(config: Config, *, warm: bool, rounds: int = 1) -> Config:
         "rounds": rounds,
         "nodes": 1,
         "warm_items": 1,
+        "warm_pairs": 0,
         "warm_start": "popularity" if warm else "none",
     }
     unit = config.privacy.model_copy(update={"unit": "user"})

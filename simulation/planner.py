@@ -61,6 +61,7 @@ def _scenario(config: Config, unit: Literal["user", "interaction"], devices: int
         examples=privacy.expected_batch / privacy.sample_rate,
         changes=changes,
         warm_share=privacy.warm_share if config.server.warm_start != "none" else None,
+        pairs_share=privacy.pairs_share if config.server.warm_pairs else None,
         bit_noise=config.bit_noise(devices) if unit == "user" else None,
         clip_quantile=privacy.clip_quantile,
         clip=privacy.clip if unit == "user" else changes * privacy.example_clip,

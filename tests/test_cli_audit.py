@@ -50,6 +50,25 @@ def test_a_refuted_claim_ends_with_code_3(capsys, monkeypatch):
     assert any(point["refuted"] and point["measured"] > point["claimed"] for point in first["points"])
 
 
+PAIRS = ["--set", "server.warm_pairs=5", "--set", "policy.affinity=true", "--set", "policy.pairs=2"]
+
+
+@pytest.mark.parametrize(("share", "code"), [(1.0, 0), (0.1, 3)])
+def test_a_vote_on_pairs_is_attacked(capsys, monkeypatch, share, code):
+    original = strategy.gaussian_sum_noise
+
+    def noised(total, bound, z, noise):
+        return original(total, bound, z * (share if "pairs" in total else 1), noise)
+
+    monkeypatch.setattr(strategy, "gaussian_sum_noise", noised)
+    settings = ["--set", "server.rounds=4", "--set", "privacy.epsilon=4", *PAIRS]
+    assert invoke(["audit", "--json", *settings]) == code
+    findings = {one["attack"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    found = findings["vote on pairs, with and without a device"]
+    assert found["verdict"] == ("refuted" if code else "not refuted")
+    assert "canary devices in one run, all rounds" in findings
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,7 +1,10 @@
 """The planner says what ``fedrec simulate`` will spend: the same noise, the same statements, the same ledgers."""
 
+from pathlib import Path
+
 import pytest
 import small_world as small
+from fedrec.config import load_config
 from fedrec.errors import ConfigError
 from fedrec.privacy.accounting import normalise
 from fedrec.privacy.ledger import Ledger
@@ -35,6 +38,18 @@ def test_a_plan_is_what_a_simulation_will_spend(warm, unit, rate, target, noise)
     for plan, phases in zip(plans, filter(None, (budget.user, budget.interaction)), strict=True):
         assert (plan.noise_multiplier, plan.warm_noise_multiplier) == (phases.adapt, phases.warm)
         assert normalise(plan.charges) == normalise(phases.charges)
+
+
+@pytest.mark.parametrize(("target", "noise"), [(8.0, None), (None, 1.37)])
+def test_a_vote_on_pairs_is_planned_as_it_is_paid(target, noise):
+    path = Path(__file__).parents[2] / "benchmarks" / "configs" / "user-pairs.toml"
+    overrides = [f"privacy.epsilon={target or 'none'}", f"privacy.noise_multiplier={noise or 'none'}"]
+    config = load_config(path, [*overrides, "data.name=synthetic"])
+    (plan,), budget = (solve(scenario) for scenario in scenarios_of(config)), plan_budget(config)
+    assert (plan.statement,) == budget.statements
+    assert normalise(plan.charges) == normalise(budget.user.charges)
+    assert plan.pairs_noise_multiplier == budget.user.pairs
+    assert plan.statement.epsilon > (14 if noise else 7.9)
 
 
 @pytest.mark.parametrize("state", ["none", "personal", "history", "gru", "transformer"])
