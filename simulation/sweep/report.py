@@ -26,7 +26,7 @@ _INTERVALS = (
     "Intervals are 95 % percentile intervals of a bootstrap that resamples devices and seeds independently of each "
     "other (pigeonhole bootstrap, Owen 2007): they cover the draw of the devices and, roughly where seeds are few, "
     "what a seed changes (noise, initialization, held-out devices). Differences are paired: the same devices, the same "
-    "seeds. The round that is served is chosen on validation data; that choice is not private, and no epsilon covers it."
+    "seeds. The round that is served is chosen on validation data; that choice is not private: no epsilon covers it."
 )
 _GAP_NOTE = (
     "The same devices and seeds, subtracted one by one: a bar above 0 is a gain that other devices would show too, "
