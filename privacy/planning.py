@@ -182,6 +182,36 @@ def _central_limit_factor(shapes: Sequence[float], parts: Sequence[Part], target
     return math.exp(high)
 
 
+def shared_noise(
+    adapt: Part,
+    before: Sequence[Part],
+    *,
+    delta: float,
+    accountant: Accountant,
+    target_epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+) -> tuple[float, tuple[float, ...]]:
+    """Noise multipliers of adaptation, and of what is released once before it, by their shares of one budget.
+
+    Args:
+        adapt: all rounds of adaptation; its share is what the others leave.
+        before: the releases before them, in order.
+        delta: of the target.
+        accountant: of the target.
+        target_epsilon: find the noise for this epsilon over everything; give this or ``noise_multiplier``.
+        noise_multiplier: of adaptation; the others follow from their shares, as for plain Gaussian releases.
+
+    Raises:
+        ValueError: neither is given, or a number is out of range.
+        PrivacyError: no noise is enough.
+    """
+    if target_epsilon is not None:
+        found = split_noise(target_epsilon, delta, [adapt, *before], accountant)
+        return found[0], found[1:]
+    noise = positive("noise_multiplier", noise_multiplier or 0.0)
+    return noise, tuple(noise * math.sqrt(adapt.share / (part.share * adapt.steps)) for part in before)
+
+
 def describe_sampler(rate: float) -> str:
     """The sampler in the words of a statement."""
     probability("sampling rate", rate)

@@ -15,7 +15,7 @@ from .._validate import at_least, positive, probability
 from .accounting import Accountant, Charge, epsilon
 from .adaptive import describe_adaptive
 from .adaptive import split_noise as split_bit_noise
-from .planning import Part, describe_sampler, split_noise
+from .planning import Part, describe_sampler, shared_noise
 from .separation import describe_separation, most_participations
 from .statement import PrivacyStatement
 
@@ -217,13 +217,14 @@ def solve(scenario: Scenario) -> Solution:
 
 def _noise(scenario: Scenario, release: Charge, steps: int) -> tuple[float, tuple[float, ...]]:
     """Noise multipliers of an adaptation and of what is released before the first one."""
-    shares, rest = scenario.shares, 1 - sum(scenario.shares)
-    if scenario.target_epsilon is None:
-        noise = positive("noise_multiplier", scenario.noise_multiplier or 0.0)
-        return noise, tuple(noise * math.sqrt(rest / (share * steps)) for share in shares)
-    parts = [Part(steps, release.sample_rate, rest)] + [Part(1, _warm_rate(scenario), share) for share in shares]
-    found = split_noise(scenario.target_epsilon, scenario.delta, parts, scenario.accountant)
-    return found[0], found[1:]
+    return shared_noise(
+        Part(steps, release.sample_rate, 1 - sum(scenario.shares)),
+        [Part(1, _warm_rate(scenario), share) for share in scenario.shares],
+        delta=scenario.delta,
+        accountant=scenario.accountant,
+        target_epsilon=scenario.target_epsilon,
+        noise_multiplier=scenario.noise_multiplier,
+    )
 
 
 def _warm_rate(scenario: Scenario) -> float:

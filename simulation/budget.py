@@ -10,7 +10,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.adaptive import describe_adaptive
-from ..privacy.planning import Part, describe_sampler, split_noise
+from ..privacy.planning import Part, describe_sampler, shared_noise
 from ..privacy.separation import describe_separation, most_participations
 from ..privacy.statement import PrivacyStatement
 
@@ -84,19 +84,17 @@ def _noise(config: Config, unit: Literal["user", "interaction"]) -> PhaseNoise:
     steps = participations(config, unit) * (1 if unit == "user" else config.local.steps)
     warm_rate = rate if unit == "user" else 1.0
     shares = [privacy.warm_share] * warm + [privacy.pairs_share] * bool(config.server.warm_pairs)
-    rest = 1 - sum(shares)
-    if privacy.epsilon is not None:
-        parts = [Part(steps, rate, rest)] + [Part(1, warm_rate, share) for share in shares]
-        try:
-            found = split_noise(privacy.epsilon, privacy.delta, parts, privacy.accountant)
-        except OverflowError:
-            raise ConfigError(f"expected an epsilon that noise can reach, got {privacy.epsilon}; raise it") from None
-        adapt, first = found[0], found[1:]
-    elif privacy.noise_multiplier is not None:
-        adapt = privacy.noise_multiplier
-        first = tuple(adapt * math.sqrt(rest / (share * steps)) for share in shares)
-    else:
-        raise ConfigError("expected privacy.epsilon or privacy.noise_multiplier, got neither; give one")
+    try:
+        adapt, first = shared_noise(
+            Part(steps, rate, 1 - sum(shares)),
+            [Part(1, warm_rate, share) for share in shares],
+            delta=privacy.delta,
+            accountant=privacy.accountant,
+            target_epsilon=privacy.epsilon,
+            noise_multiplier=privacy.noise_multiplier,
+        )
+    except OverflowError:
+        raise ConfigError(f"expected an epsilon that noise can reach, got {privacy.epsilon}; raise it") from None
     charges: tuple[Charge, ...] = tuple(Charge(noise, warm_rate, 1) for noise in first)
     per_round = 1 if unit == "user" else config.local.steps
     charges += (Charge(adapt, rate, per_round),) * (steps // per_round)
