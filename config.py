@@ -133,6 +133,16 @@ class PolicyConfig(_Section):
     init_scale: float = Field(default=0.1, gt=0)
     """Standard deviation of the initial embeddings, times 1 / sqrt(dim)."""
 
+    @property
+    def encodes_history(self) -> bool:
+        """Whether a state encoder reads the history."""
+        return self.state in ("history", "gru", "transformer")
+
+    @property
+    def sees_history(self) -> bool:
+        """Whether the state holds other interactions of the device: decides how examples may be built."""
+        return self.encodes_history or self.affinity
+
 
 class LocalConfig(_Section):
     """Adaptation on a device: K local steps from the initialization."""

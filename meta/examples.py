@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._streams import cell_uniforms
-from ..config import LocalConfig, Unit
+from ..config import LocalConfig, PolicyConfig, Unit
 from .interactions import Interactions
 from .policy import LEVELS, Policy
 
@@ -60,7 +60,7 @@ class Examples(NamedTuple):
     user: Tensor
 
 
-def changes_per_entry(policy: Policy, unit: Unit) -> int:
+def changes_per_entry(policy: Policy | PolicyConfig, unit: Unit) -> int:
     """Examples' worth of gradient that adding or removing one log entry can move: 1, or 2 where it changes a block."""
     return 2 if policy.sees_history and unit in ("interaction", "both") else 1
 

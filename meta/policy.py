@@ -129,7 +129,7 @@ class Policy:
     @property
     def encodes_history(self) -> bool:
         """Whether a state encoder reads the history."""
-        return self.settings.state in ("history", "gru", "transformer")
+        return self.settings.encodes_history
 
     @property
     def _sees_user(self) -> bool:
@@ -138,7 +138,7 @@ class Policy:
     @property
     def sees_history(self) -> bool:
         """Whether the state holds other interactions of the device: decides how examples may be built."""
-        return self.encodes_history or self.settings.affinity
+        return self.settings.sees_history
 
     @cached_property
     def specs(self) -> dict[str, ParameterSpec]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config import Config
+from ..meta.examples import changes_per_entry
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.audit import Scores
 from ..privacy.one_run import called, one_run_epsilon, planned_guesses
@@ -115,7 +116,7 @@ def attacks_on(
         canaries: as there.
         stated: statements by unit, as ``PrivacyStatement.to_dict`` writes them; without them, the plan's.
     """
-    plan = plan_budget(config, changes=2 if sees_history(config) else 1)
+    plan = plan_budget(config, changes=changes_per_entry(config.policy, config.privacy.unit))
     claims = stated or {statement.unit: statement.to_dict() for statement in plan.statements}
     found: list[Attack] = []
     if plan.user is not None:
@@ -125,11 +126,6 @@ def attacks_on(
         claim = float(claims["interaction"]["epsilon"])
         found += _on_interactions(config, plan.interaction, claim, devices, canaries)
     return found, tuple(str(claim["sentence"]) for claim in claims.values())
-
-
-def sees_history(config: Config) -> bool:
-    """Whether the policy's state holds other interactions."""
-    return config.policy.state in ("history", "gru", "transformer") or config.policy.affinity
 
 
 def _on_users(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..config import Config
 from ..errors import ConfigError
+from ..meta.examples import changes_per_entry
 from ..privacy.scenario import Scenario
 from .data.registry import list_datasets
 
@@ -46,7 +47,7 @@ def training_devices(config: Config) -> int:
 
 def _scenario(config: Config, unit: Literal["user", "interaction"], devices: int) -> Scenario:
     privacy, local = config.privacy, config.local
-    changes = _changes(config) if unit == "interaction" else 1
+    changes = changes_per_entry(config.policy, unit)
     separation = config.server.min_separation
     return Scenario(
         unit=unit,
@@ -70,8 +71,3 @@ def _scenario(config: Config, unit: Literal["user", "interaction"], devices: int
         accountant=privacy.accountant,
         seeded=True,
     )
-
-
-def _changes(config: Config) -> int:
-    """``meta.examples.changes_per_entry``, told from the policy's settings alone."""
-    return 2 if config.policy.state in ("history", "gru", "transformer") or config.policy.affinity else 1
