@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
 from ..server._durable import replace_file
 from ..server.plan import FederationResult
-from .baselines import BiasRatings, RandomScores, dp_popularity, popularity
+from .baselines import BiasRatings, NoisyHistogram, RandomScores, dp_popularity, popularity
 from .cold_start import ColdScorer, cold_start, evaluate_cold_start
 from .data.registry import describe
 from .data.split import sample_negatives
@@ -107,10 +107,10 @@ def summarise(
     config = world.config
     own = Served(world=world, phi=result.best, personal=personal_of(world, run_dir / NODES, result.best_round))
     contenders = _contenders(world, own, joint, run_dir)
-    evaluations, sampled = _evaluations(world, contenders, say)
+    scorers = {label: contender.scorer for label, contender in contenders.items()}
+    full, sampled = evaluations(world, scorers, say)
     results = {
-        label: _result(world, label, contender, evaluations[label], sampled[label])
-        for label, contender in contenders.items()
+        label: _result(world, label, contender, full[label], sampled[label]) for label, contender in contenders.items()
     }
     counts = training_counts(world.dataset, world.split, world.roster)
     k = _headline_k(config)
@@ -126,16 +126,16 @@ def summarise(
         "served": SERVED,
         "metric": f"ndcg@{k}",
         "results": results,
-        "differences": paired_differences(evaluations, SERVED, config.seed, config.evaluation.resamples),
+        "differences": paired_differences(full, SERVED, config.seed, config.evaluation.resamples),
         "distribution": device_distribution(
-            {label: evaluations[label] for label in (SERVED, POPULARITY) if label in evaluations},
+            {label: full[label] for label in (SERVED, POPULARITY) if label in full},
             world.split.train_end - world.split.start,
             metric=f"ndcg@{k}",
             seed=config.seed,
             resamples=config.evaluation.resamples,
         ),
         "popularity_bias": popularity_bias(
-            {label: evaluations[label].exposures[k] for label in evaluations if label in (SERVED, POPULARITY, JOINT)},
+            {label: full[label].exposures[k] for label in full if label in (SERVED, POPULARITY, JOINT)},
             counts,
             k,
         ),
@@ -169,9 +169,9 @@ def _contenders(world: World, own: Served, joint: FederationResult | None, run_d
     rows[POPULARITY] = Contender(
         scorer=popularity(world.dataset, world.split, world.roster), kind="baseline", note="not private"
     )
-    private = _private_popularity(world)
+    private = private_popularity(world)
     if private is not None:
-        rows[DP_POPULARITY] = private
+        rows[DP_POPULARITY] = Contender(scorer=private.scores, kind="baseline", note=private.statement.sentence())
     rows[RANDOM] = Contender(scorer=RandomScores(world.policy.items, config.seed), kind="baseline")
     return rows
 
@@ -185,36 +185,34 @@ def _local_only(world: World) -> Served:
     return Served(world=world, phi=world.initialization(), steps=LOCAL_STEPS, everything=True)
 
 
-def _private_popularity(world: World) -> Contender | None:
-    privacy = world.config.privacy
+def private_popularity(world: World) -> NoisyHistogram | None:
+    """One noised histogram at the run's own epsilon; none where nothing is claimed."""
     statements = budget_of(world).statements
     if not statements:
         return None
-    unit = statements[0].unit
-    histogram = dp_popularity(
+    return dp_popularity(
         world.dataset,
         world.split,
         epsilon=statements[0].epsilon,
-        delta=privacy.delta,
-        unit=unit,
+        delta=statements[0].delta,
+        unit=statements[0].unit,
         seed=world.config.seed,
         devices=world.roster,
     )
-    return Contender(scorer=histogram.scores, kind="baseline", note=histogram.statement.sentence())
 
 
-def _evaluations(
-    world: World, contenders: dict[str, Contender], say: Say
+def evaluations(
+    world: World, scorers: Mapping[str, Scorer], say: Say = lambda text: None
 ) -> tuple[dict[str, Evaluation], dict[str, Evaluation]]:
-    """Full ranking and sampled negatives of every contender, on the training devices' test items."""
+    """Full ranking and sampled negatives of every scorer, on the training devices' test items."""
     config = world.config
     negatives = sample_negatives(world.dataset, world.split, config.evaluation.negatives, seed=config.seed)
     counts = training_counts(world.dataset, world.split, world.roster)
     full: dict[str, Evaluation] = {}
     sampled: dict[str, Evaluation] = {}
-    for label, contender in contenders.items():
+    for label, scorer in scorers.items():
         say(f"evaluating: {label}")
-        kept = FixedBlocks(contender.scorer)
+        kept = FixedBlocks(scorer)
         for table, rivals in ((full, None), (sampled, negatives.test)):
             table[label] = evaluate_scores(
                 kept,

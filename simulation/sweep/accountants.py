@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable
-from typing import Any
-
-from ...privacy.accounting import Charge, epsilon, normalise
+from ...privacy.accounting import epsilon
+from ...privacy.tradeoffs import pld_epsilon
 from ..budget import PhaseNoise, plan_budget
 from .groups import Group
 
@@ -30,29 +27,9 @@ def _compared(phase: PhaseNoise, delta: float) -> dict[str, float]:
     sampled = any(charge.sample_rate < 1 for charge in phase.charges)
     found = {"RDP, upper bound": epsilon(phase.charges, delta, "rdp")}
     found["PRV, upper bound" if sampled else "PRV, exact without sampling"] = epsilon(phase.charges, delta, "prv")
-    tight = pld_epsilon(phase.charges, delta)
+    releases = sum(charge.steps for charge in phase.charges)
+    tight = pld_epsilon(((charge, 1) for charge in phase.charges), delta) if releases <= _MOST_STEPS else None
     if tight is not None:
         found["PLD, upper bound (dp-accounting)"] = tight
     name = "GDP, APPROXIMATION: may be too low" if sampled else "GDP, exact without sampling"
     return found | {name: epsilon(phase.charges, delta, "gdp")}
-
-
-def pld_epsilon(charges: Iterable[Charge], delta: float) -> float | None:
-    """Epsilon by dp-accounting's privacy loss distributions; none where it is not installed or would take long.
-
-    Guarantee:
-        A pessimistic estimate: never below the true cost. Add-or-remove neighbouring relation.
-    """
-    history = normalise(charges)
-    if importlib.util.find_spec("dp_accounting") is None or sum(one.steps for one in history) > _MOST_STEPS:
-        return None
-    import dp_accounting
-    from dp_accounting.pld import PLDAccountant
-
-    accountant: Any = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    for one in history:
-        event = dp_accounting.GaussianDpEvent(one.noise_multiplier)
-        if one.sample_rate < 1:
-            event = dp_accounting.PoissonSampledDpEvent(one.sample_rate, event)
-        accountant.compose(event, one.steps)
-    return float(accountant.get_epsilon(delta))

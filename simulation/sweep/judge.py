@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 
 from ...config import Config
 from ...errors import DataError, RunError
-from ...privacy.statement import PrivacyStatement
 from ...server._durable import replace_file, storage_errors
-from ..baselines import FixedScores, dp_popularity, popularity
+from ..baselines import FixedScores, popularity
 from ..cold_start import ColdScorer, cold_start, cold_values
-from ..data.split import sample_negatives
 from ..evaluation import evaluate_scores
-from ..federation import budget_of
+from ..results import evaluations, private_popularity
 from ..run import Run
-from ..seen import training_counts
 from ..serving import Served
 from ..summary import DP_POPULARITY, POPULARITY, SERVED, Summary
 from ..world import World
@@ -75,9 +72,10 @@ def write_record(run: Run, world: World, data: str) -> None:
     metric = run.summary.get("metric", "ndcg@10")
     values = {SERVED: _per_device(served, world, metric)}
     results: dict[str, Any] = {}
-    for label, scores in scorers.items():
-        results[label], values[label] = _judged(scores, world, metric)
-        results[label] |= floors[label]
+    full, sampled = evaluations(world, scorers)
+    for label, floor in floors.items():
+        results[label] = {"full": full[label].to_dict(), "sampled": sampled[label].to_dict(), **floor}
+        values[label] = np.asarray(full[label].per_device[metric])
     cold_devices, points, cold = _cold(Served(world=world, phi=run.policy()), scorers, world, int(metric.split("@")[1]))
     arrays: dict[str, NDArray[Any]] = {"devices": world.roster, "cold_devices": cold_devices}
     arrays |= {f"full/{label}": value for label, value in values.items()}
@@ -127,47 +125,11 @@ def _floors(world: World) -> tuple[dict[str, dict[str, Any]], dict[str, FixedSco
     """What each floor's row says besides its scores, and the scores."""
     facts: dict[str, dict[str, Any]] = {POPULARITY: {"kind": "baseline", "note": "not private"}}
     scores = {POPULARITY: popularity(world.dataset, world.split, world.roster)}
-    statements = budget_of(world).statements
-    if statements:
-        scores[DP_POPULARITY], statement = _private_floor(world, statements[0])
+    private = private_popularity(world)
+    if private is not None:
+        scores[DP_POPULARITY], statement = private.scores, private.statement
         facts[DP_POPULARITY] = {"kind": "baseline", "statement": statement.to_dict(), "note": statement.sentence()}
     return facts, scores
-
-
-def _private_floor(world: World, statement: PrivacyStatement) -> tuple[FixedScores, PrivacyStatement]:
-    histogram = dp_popularity(
-        world.dataset,
-        world.split,
-        epsilon=statement.epsilon,
-        delta=statement.delta,
-        unit=statement.unit,
-        seed=world.config.seed,
-        devices=world.roster,
-    )
-    return histogram.scores, histogram.statement
-
-
-def _judged(scorer: FixedScores, world: World, metric: str) -> tuple[dict[str, Any], Floats]:
-    """Full ranking and sampled negatives, as ``results.summarise`` has them, and the headline of every device."""
-    config = world.config
-    negatives = sample_negatives(world.dataset, world.split, config.evaluation.negatives, seed=config.seed)
-    counts = training_counts(world.dataset, world.split, world.roster)
-    full, sampled = (
-        evaluate_scores(
-            scorer,
-            world.dataset,
-            world.split,
-            "test",
-            negatives=rivals,
-            devices=world.roster,
-            ks=config.evaluation.ks,
-            seed=config.seed,
-            resamples=config.evaluation.resamples,
-            popularity=counts,
-        )
-        for rivals in (None, negatives.test)
-    )
-    return {"full": full.to_dict(), "sampled": sampled.to_dict()}, np.asarray(full.per_device[metric])
 
 
 def _per_device(scorer: Served, world: World, metric: str) -> Floats:
