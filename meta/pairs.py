@@ -11,6 +11,8 @@ popular.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,40 @@ def cells(count: int) -> int:
     return count * (count - 1) // 2
 
 
+@dataclass(frozen=True, eq=False)
+class Popular:
+    """What the warm start says of the popular items: the same for every device of a round.
+
+    Attributes:
+        rows: their catalogue rows, ascending, int64 ``[count]``.
+        places: place of every item among them, -1 for the others, int64 ``[items]``.
+        shares: of the popularity among them, float64 ``[count]``.
+    """
+
+    rows: Tensor
+    places: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, bias: Tensor, count: int) -> Popular:
+        """The ``count`` most popular items under what the warm start released, ``log(1 + count / floor) [items]``."""
+        rows = popular(bias, count)
+        places = torch.full((len(bias),), -1)
+        places[rows] = torch.arange(len(rows))
+        return cls(rows, places, _shares(bias[rows]))
+
+    def vote(self, items: Tensor, window: int) -> Tensor:
+        """See :func:`vote`."""
+        count = len(self.rows)
+        near = _near(self.places[items], count, window)
+        surplus = near - near.sum() * torch.outer(self.shares, self.shares)
+        flat = surplus[_upper(count)]
+        norm: Tensor = torch.linalg.vector_norm(flat)
+        if not bool(norm > 0):
+            return torch.zeros(len(flat))
+        return (flat * (_INSIDE * VOTE_NORM / norm)).to(torch.float32)
+
+
 def vote(items: Tensor, bias: Tensor, count: int, window: int) -> Tensor:
     """Which popular items of one log go together more often than popularity says, float32 ``[cells(count)]``.
 
@@ -45,15 +81,7 @@ def vote(items: Tensor, bias: Tensor, count: int, window: int) -> Tensor:
     Guarantee:
         The l2 norm is at most ``VOTE_NORM``, whatever the log: removing a device moves the sum of votes by no more.
     """
-    likely = popular(bias, count)
-    near = _near(_places(items, likely, len(bias)), count, window)
-    share = _shares(bias[likely])
-    surplus = near - near.sum() * torch.outer(share, share)
-    flat = surplus[_upper(count)]
-    norm: Tensor = torch.linalg.vector_norm(flat)
-    if not bool(norm > 0):
-        return torch.zeros(len(flat))
-    return (flat * (_INSIDE * VOTE_NORM / norm)).to(torch.float32)
+    return Popular.of(bias, count).vote(items, window)
 
 
 def factorise(total: Tensor, bias: Tensor, count: int, rank: int) -> Tensor:
@@ -90,13 +118,6 @@ def _shares(bias: Tensor) -> Tensor:
     """Shares of the popularity among items with this bias, float64; equal ones where nothing is known."""
     counts = torch.expm1(bias.double()).clamp(min=0)
     return counts / counts.sum() if bool(counts.sum() > 0) else torch.full_like(counts, 1 / len(counts))
-
-
-def _places(items: Tensor, likely: Tensor, catalogue: int) -> Tensor:
-    """Place of every item among the popular ones, -1 for the others."""
-    places = torch.full((catalogue,), -1)
-    places[likely] = torch.arange(len(likely))
-    return places[items]
 
 
 def _near(places: Tensor, count: int, window: int) -> Tensor:

@@ -179,13 +179,14 @@ def leading(policy: Policy, parameters: Parameters, name: str) -> Tensor:
     return parameters[name] if is_own(policy, parameters, name) else parameters[name][None]
 
 
-def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
+def scores(policy: Policy, parameters: Parameters, states: State, kernels: Tensor | None = None) -> Tensor:
     """``policy.scores`` of one state each for many devices, ``[devices, items]``.
 
     Args:
         policy: the policy.
         parameters: every parameter, shared or each device's own.
         states: fields ``[devices, 1, length]`` and ``[devices, user_features]``.
+        kernels: ``policy.kernel_table(parameters)``, where the caller has it.
     """
     count = len(states.history)
     nothing = torch.zeros(count, 1, 1)
@@ -199,8 +200,8 @@ def scores(policy: Policy, parameters: Parameters, states: State) -> Tensor:
         query=nothing[..., 0],
         user=states.user,
     )
-    kernels = policy.kernel_table(parameters)
-    stack = Stack(policy=policy, examples=examples, settings=LocalConfig(), kernels=kernels)
+    table = policy.kernel_table(parameters) if kernels is None else kernels
+    stack = Stack(policy=policy, examples=examples, settings=LocalConfig(), kernels=table)
     return run_forward(stack, parameters)[0][:, 0]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -74,11 +75,31 @@ class CohortResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Chunk:
-    """Some of a round's devices, and all that adapting them takes."""
+class _Shared:
+    """What all devices of a round start from, on the device that computes."""
 
     policy: Policy
     phi: Parameters
+
+    @cached_property
+    def kernels(self) -> Tensor:
+        """Features of the policy's kernels, the same for every chunk."""
+        return self.policy.kernel_table(self.phi)
+
+    def to(self, device: torch.device) -> _Shared:
+        """The same on ``device``."""
+        return _Shared(policy=self.policy.to(device), phi={name: value.to(device) for name, value in self.phi.items()})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Chunk:
+    """Some of a round's devices, and all that adapting them takes."""
+
+    shared: _Shared
+    placed: _Shared
+    """The same where the batched path computes."""
+    device: torch.device
+    """Where that is."""
     config: Config
     mechanism: LocalMechanism | None
     round_number: int
@@ -87,29 +108,33 @@ class _Chunk:
     personal: Named
     each: bool = False
 
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self.shared.policy
+
+    @property
+    def phi(self) -> Parameters:
+        """Shared parameters."""
+        return self.shared.phi
+
     def only(self, rows: NDArray[np.int64]) -> _Chunk:
         """Some of the chunk's devices."""
         taken = torch.from_numpy(rows)
-        return _Chunk(
-            policy=self.policy,
-            phi=self.phi,
-            config=self.config,
-            mechanism=self.mechanism,
-            round_number=self.round_number,
+        return replace(
+            self,
             devices=self.devices[rows],
             examples=Examples._make(value[taken] for value in self.examples),
             personal={name: value[taken] for name, value in self.personal.items()},
-            each=self.each,
         )
 
-    def to(self, device: torch.device) -> _Chunk:
-        """The chunk with its tensors on ``device``, for the batched path."""
+    def there(self) -> _Chunk:
+        """The chunk with its tensors on its device, for the batched path."""
         return replace(
             self,
-            policy=self.policy.to(device),
-            phi={name: value.to(device) for name, value in self.phi.items()},
-            examples=Examples._make(value.to(device) for value in self.examples),
-            personal={name: value.to(device) for name, value in self.personal.items()},
+            shared=self.placed,
+            examples=Examples._make(value.to(self.device) for value in self.examples),
+            personal={name: value.to(self.device) for name, value in self.personal.items()},
         )
 
     def noise(self, row: int) -> SeededNoise:
@@ -177,10 +202,18 @@ def adapt_cohort(
         raise ValueError(
             "expected a local mechanism where devices release by themselves, got none; ask for the sum only"
         )
+    device = compute_device(config.engine) if config.engine.kind == "cohort" else torch.device("cpu")
     task = Task(
-        policy=policy, phi=phi, work=work, config=config, mechanism=mechanism, round_number=round_number, each=each
+        policy=policy,
+        phi=phi,
+        work=work,
+        config=config,
+        mechanism=mechanism,
+        round_number=round_number,
+        device=device,
+        each=each,
     )
-    room = CHUNK_FLOATS if compute_device(config.engine).type == "cpu" else DEVICE_FLOATS
+    room = CHUNK_FLOATS if device.type == "cpu" else DEVICE_FLOATS
     divided = list(chunks(policy, work.devices, work.sizes, config, private=mechanism is not None, room=room))
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
@@ -209,7 +242,21 @@ class Task:
     config: Config
     mechanism: LocalMechanism | None
     round_number: int
+    device: torch.device
     each: bool = False
+
+    @cached_property
+    def shared(self) -> _Shared:
+        """What all chunks start from."""
+        return _Shared(policy=self.policy, phi=self.phi)
+
+    @cached_property
+    def placed(self) -> _Shared:
+        """The same on the device, taken there once a round."""
+        if self.device.type == "cpu":
+            return self.shared
+        with self.device:
+            return self.shared.to(self.device)
 
     def adapt(self, part: Sequence[Ints]) -> CohortResult:
         """Sum and personal parameters of some chunks' devices, in their order; each chunk is its devices' places."""
@@ -225,8 +272,9 @@ class Task:
     def _adapted(self, places: Ints) -> _Outcome:
         work = self.work
         chunk = _Chunk(
-            policy=self.policy,
-            phi=self.phi,
+            shared=self.shared,
+            placed=self.placed,
+            device=self.device,
             config=self.config,
             mechanism=self.mechanism,
             round_number=self.round_number,
@@ -302,7 +350,7 @@ def _contained(adaptation: Adaptation, own: Named) -> Adaptation:
 
 def _batched(chunk: _Chunk) -> _Outcome:
     """The whole chunk at once; devices whose numbers are not finite once more by themselves."""
-    outcome = _placed(chunk, compute_device(chunk.config.engine))
+    outcome = _placed(chunk)
     if bool(outcome.finite.all()):
         return outcome
     healthy, sick = (np.flatnonzero(rows.numpy()) for rows in (outcome.finite, ~outcome.finite))
@@ -324,13 +372,13 @@ def _batched(chunk: _Chunk) -> _Outcome:
     )
 
 
-def _placed(chunk: _Chunk, device: torch.device) -> _Outcome:
-    """The whole chunk at once on a device; what comes of it is the processor's again."""
+def _placed(chunk: _Chunk) -> _Outcome:
+    """The whole chunk at once on its device; what comes of it is the processor's again."""
     adapt = _adapt_plainly if chunk.mechanism is None else _adapt_privately
-    if device.type == "cpu":
+    if chunk.device.type == "cpu":
         return adapt(chunk)
-    with device:
-        return adapt(chunk.to(device)).to(torch.device("cpu"))
+    with chunk.device:
+        return adapt(chunk.there()).to(torch.device("cpu"))
 
 
 def _adapt_plainly(chunk: _Chunk) -> _Outcome:
@@ -341,8 +389,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         table gets comes from Gram matrices; what rounding may hide of it is added to it first.
     """
     policy, settings, privacy = chunk.policy, chunk.config.local, chunk.config.privacy
-    kernels = policy.kernel_table(chunk.phi)
-    stack = Stack(policy=policy, examples=chunk.examples, settings=settings, kernels=kernels)
+    stack = Stack(policy=policy, examples=chunk.examples, settings=settings, kernels=chunk.shared.kernels)
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     here = {**start, **fast}
@@ -408,7 +455,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
     views, noises = (_views(values, names, shapes) for values in (flat, noise))
-    kernels = policy.kernel_table(chunk.phi)
+    kernels = chunk.shared.kernels
     stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, kernels=kernels, each=True)
     stack = anchored(stack, {**chunk.phi, **chunk.personal})
     sources = [chunk.noise(row) for row in range(stack.count)]

@@ -62,6 +62,7 @@ class Cohort:
         self._personal = PersonalStore(nodes_dir, world)
         self._ledger: Ledger | None = None
         self._workers: Workers | None = None
+        self._decided = False
 
     @property
     def _unit(self) -> Unit:
@@ -188,9 +189,10 @@ class Cohort:
         world, server = self._world, self._config.server
         count = min(server.warm_pairs, world.policy.items)
         total = torch.zeros(pairs.cells(count), dtype=torch.float64)
+        known = pairs.Popular.of(phi[WARM_STARTED], count)
         for device in devices.tolist():
             items = world.log(device, world.split.train_end[device]).items
-            total += pairs.vote(items, phi[WARM_STARTED], count, server.warm_window)
+            total += known.vote(items, server.warm_window)
         return CohortResult(total={pairs.NAME: total}, personal={})
 
     def _votes(self, round_number: int, devices: NDArray[np.int64]) -> CohortResult:
@@ -200,7 +202,9 @@ class Cohort:
         noise = self._budget.interaction
         for device in devices.tolist():
             items = world.log(device, world.split.train_end[device]).items
-            source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
+            source = None
+            if noise is not None:
+                source = SeededNoise(torch_stream(self._config.seed, round_number, device, "local-noise"))
             total += ballot(items, world.policy.items, self._config, noise, source).double()
         return CohortResult(total={WARM_STARTED: total}, personal={})
 
@@ -228,16 +232,18 @@ class Cohort:
         return result
 
     def _helpers(self, sizes: NDArray[np.int64]) -> Workers | None:
-        """Worker processes where they are asked for or are worth their start, begun with the first adaptation."""
-        if self._workers is None:
+        """Worker processes where they are asked for or are worth their start: decided with the first adaptation."""
+        if not self._decided:
             floats = device_floats(self._world.policy, sizes, self._config, private=self._mechanism is not None)
             count = worker_count(self._config, int(floats.sum()))
-            if count > 1:
-                self._workers = Workers(self._world, count)
+            self._workers = Workers(self._world, count) if count > 1 else None
+            self._decided = True
         return self._workers
 
 
-def ballot(items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | None, source: NoiseSource) -> Tensor:
+def ballot(
+    items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | None, source: NoiseSource | None
+) -> Tensor:
     """What one device releases in the warm start: its histogram, noised by itself under unit ``interaction``.
 
     Args:
@@ -245,7 +251,10 @@ def ballot(items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | No
         catalogue: number of items.
         config: unit and rules of the vote.
         noise: of unit ``interaction``; none under the others.
-        source: where the device's noise comes from.
+        source: where the device's noise comes from; needed where there is some.
+
+    Raises:
+        ValueError: noise without a source.
 
     Guarantee:
         Unit ``interaction``: one entry moves the histogram by ``VOTE_NORM``, to which ``noise.warm`` is relative.
@@ -255,6 +264,8 @@ def ballot(items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | No
     votes = vote(items[-recent:], catalogue, unit_norm=unit != "interaction", full=server.warm_items)
     if noise is None or noise.warm is None:
         return votes
+    if source is None:
+        raise ValueError("expected a source of noise for a vote that is noised on the device, got none; pass one")
     votes = votes + source.normal(votes.shape, noise.warm * VOTE_NORM)
     return votes * (VOTE_NORM / votes.norm().clamp(min=VOTE_NORM)) if unit == "both" else votes
 

@@ -90,8 +90,7 @@ class Served:
             return own_start(policy, start, names, len(devices))
         world = self._serving
         examples = world.batch(devices, stops, unit="none", stream=(world.config.seed, "serve"))
-        kernels = policy.kernel_table(start)
-        stack = Stack(policy=policy, examples=examples, settings=world.config.local, kernels=kernels)
+        stack = Stack(policy=policy, examples=examples, settings=world.config.local, kernels=self._kernels)
         return descend_stack(stack, start, steps=steps, names=names)
 
     def _chunk(self) -> int:
@@ -105,13 +104,18 @@ class Served:
         own = self.adapted(devices, stops)
         states = self.world.states(devices, stops)
         parameters = {**self.phi, **self._personal(devices), **own}
-        return stacked_scores(self.world.policy, parameters, states)
+        return stacked_scores(self.world.policy, parameters, states, self._kernels)
 
     def _personal(self, devices: NDArray[np.int64]) -> Named:
         """The devices' personal parameters, ``[devices, *shape]``; zeros where nobody has kept any."""
         if self.personal is None:
             return self.world.personal_start(len(devices))
         return {name: value[torch.from_numpy(devices)] for name, value in self.personal.items()}
+
+    @cached_property
+    def _kernels(self) -> Tensor:
+        """Features of the kernels: of public content and of parameters that no device adapts."""
+        return self.world.policy.kernel_table(self.phi)
 
     @cached_property
     def _serving(self) -> World:

@@ -16,7 +16,7 @@ from fedrec.simulation.data.open_bandit import directory, fetch_open_bandit, fin
 from fedrec.simulation.intervals import bootstrap_interval
 from fedrec.simulation.ope.items import dm, dr, importance_weights, ips, snips, switch_dr
 from fedrec.simulation.ope.logistic import Design, fit_logistic, sigmoid
-from fedrec.simulation.ope.thompson import thompson_places
+from thompson_places import thompson_places
 
 SEED, FOLDS, SLOTS, ITEMS = 12345, 3, 3, 80
 PUBLISHED = {"ipw": 0.00455, "dm": 0.00355, "dr": 0.00473}

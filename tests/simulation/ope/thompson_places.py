@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from fedrec.simulation.ope.items import Floats
 from numpy.typing import NDArray
-
-from .items import Floats
 
 _BLOCK = 1000
 
