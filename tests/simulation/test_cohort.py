@@ -148,6 +148,8 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
     own = {"local__episodes": episodes and unit in ("none", "user")}
     if loss["local__targets"] == "sum":  # up to 13 targets of reward 5 over a horizon of 2: larger steps are chaotic
         own |= {"local__lr": 0.05, "local__slow_lr": 0.1}
+    if terms["learned_rates"] and "temperature" in terms["fast"]:  # one step took it to exp(18), where pi is a jump
+        own |= {"local__lr": 0.05}
     chosen = config(unit, privacy__sample_rate=1.0 if policy.sees_history else rate, **loss, **own)
     devices = tasks(policy, unit, lengths, episodes=own["local__episodes"])
     cohort, one_by_one = run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference"))
