@@ -6,7 +6,8 @@ The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for eac
 the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
 simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
 matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, so that a machine whose
-speed drifts slows all of them. Then the cohort engine alone on synthetic worlds: devices, catalogue, history length, K.
+speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds (devices, catalogue, history length,
+K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """
@@ -58,6 +59,9 @@ CURVES: dict[str, list[tuple[float, list[str]]]] = {
     ],
     "K": [(steps, ["data.devices=5000", f"local.steps={steps}"]) for steps in (1, 5, 20)],
 }
+
+LARGE = {"adaptation of every device": "scaling", "full ranking of what every device serves, adapted": "evaluation"}
+"""What is measured on ml-1m, with the default policy."""
 
 
 def child(
@@ -131,6 +135,15 @@ def curves(largest: int, console: Console) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def large(console: Console) -> dict[str, dict[str, Any]]:
+    """The default policy on ml-1m."""
+    found = {}
+    for name, case in LARGE.items():
+        found[name] = child([CASES, case, "data.name=ml-1m", "--repeats", "3"])
+        console.print(f"ml-1m, {name}: {found[name]['devices_per_second']:g} devices/s", style="dim")
+    return found
+
+
 def machine() -> dict[str, Any]:
     """What it was measured on."""
     models = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -180,6 +193,11 @@ def markdown(results: dict[str, Any]) -> str:
         for point in points:
             each = 1000 / point["devices_per_second"]
             text += f"| {name} | {point['value']:,} | {each:.3f} | {point['peak_rss_mb']:,} |\n"
+    text += "\nml-1m, 6,040 devices and 3,706 items, default policy:\n\n"
+    text += "| what | seconds | devices a minute | peak memory, MB |\n| --- | --- | --- | --- |\n"
+    for name, one in results["ml-1m"].items():
+        seconds, speed = float(np.median(one["seconds"])), 60 * one["devices_per_second"]
+        text += f"| {name} | {seconds:.1f} | {speed:,.0f} | {one['peak_rss_mb']:,} |\n"
     for work, contenders in results["work"].items():
         for name in ("flower", "pfl"):
             notes = contenders.get(name, {}).get("differences")
@@ -220,14 +238,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c) and (e)")
     parser.add_argument("--largest", type=int, default=10**6, help="most synthetic devices")
-    parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves"))
-    parser.add_argument("--only", choices=(*WORK, "curves"), help="measure this, keep what else was found before")
+    parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves", "ml-1m"))
+    parser.add_argument(
+        "--only", choices=(*WORK, "curves", "ml-1m"), help="measure this, keep what else was found before"
+    )
     parser.add_argument("--results", type=Path, default=HERE / "results")
     asked = parser.parse_args(arguments)
     console = Console()
     path = asked.results / "speed.json"
-    before = json.loads(path.read_text()) if path.exists() else {"work": {}, "curves": {}}
-    results: dict[str, Any] = {"machine": machine(), "work": {}, "curves": before["curves"]}
+    before = json.loads(path.read_text()) if path.exists() else {"work": {}, "curves": {}, "ml-1m": {}}
+    results: dict[str, Any] = {**before, "machine": machine(), "work": {}}
     for work in WORK:
         if asked.only not in (None, work):
             results["work"][work] = before["work"][work]
@@ -241,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results["work"][work] = measured
     if "curves" not in asked.skip and asked.only in (None, "curves"):
         results["curves"] = curves(asked.largest, console)
+    if "ml-1m" not in asked.skip and asked.only in (None, "ml-1m"):
+        results["ml-1m"] = large(console)
     asked.results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     (asked.results / "speed.md").write_text(markdown(results))

@@ -1,7 +1,8 @@
 """One measurement in a process of its own, printed as one line of JSON: what benchmarks/speed.py times.
 
 python benchmarks/speed_cases.py cohort table --devices 943 --repeats 3
-python benchmarks/speed_cases.py scaling devices=100000 policy.history_length=50
+python benchmarks/speed_cases.py scaling data.devices=100000 policy.history_length=50
+python benchmarks/speed_cases.py evaluation data.name=ml-1m
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config, load_config
 from fedrec.simulation.cohort import Work, adapt_cohort
+from fedrec.simulation.evaluation import evaluate_scores
 from fedrec.simulation.schedule import CHUNK_FLOATS, device_floats, in_order
+from fedrec.simulation.serving import Served
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs, World
 
@@ -61,6 +64,17 @@ def adaptation(config: Config, count: int | None) -> tuple[Callable[[], object],
     processes = worker_count(config, int(floats.sum()))
     workers = Workers(world, processes) if processes > 1 else None
     return lambda: adapt_cohort(policy, phi, work, config, mechanism, round_number=ROUND, workers=workers), len(devices)
+
+
+def evaluation(config: Config) -> tuple[Callable[[], object], int]:
+    """A full ranking of every device's test item by what it serves after its own adaptation."""
+    world = World.build(config)
+    served = Served(world=world, phi=world.initialization(), personal=world.personal_start(world.dataset.devices))
+
+    def run() -> object:
+        return evaluate_scores(served, world.dataset, world.split, "test", devices=world.roster)
+
+    return run, len(world.roster)
 
 
 def table_floor(config: Config, count: int) -> Callable[[], object]:
@@ -138,14 +152,14 @@ def measured(seconds: list[float], devices: int) -> dict[str, Any]:
 def main() -> None:
     """Measure what the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=("cohort", "workers", "reference", "floor", "scaling"))
-    parser.add_argument("settings", nargs="*", help="table or default; for scaling, configuration keys")
+    parser.add_argument("case", choices=("cohort", "workers", "reference", "floor", "scaling", "evaluation"))
+    parser.add_argument("settings", nargs="*", help="table or default; for scaling and evaluation, configuration keys")
     parser.add_argument("--devices", type=int, default=943)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
-    if asked.case == "scaling":
+    if asked.case in ("scaling", "evaluation"):
         config = load_config(None, ["data.name=synthetic", "data.holdout=0", *asked.settings])
-        run, count = adaptation(config, None)
+        run, count = adaptation(config, None) if asked.case == "scaling" else evaluation(config)
     else:
         work = asked.settings[0]
         config = configuration(work, ENGINES.get(asked.case, ()))
