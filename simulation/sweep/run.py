@@ -114,7 +114,7 @@ def run_sweep(
         listener: follows the sweep.
 
     Raises:
-        ConfigError: the sweep or one of its cells is wrong; nothing has run.
+        ConfigError: the sweep or one of its cells is wrong, or ``out`` holds another sweep; nothing has run.
         RunError: another process is at work in ``out``.
         KeyboardInterrupt: Ctrl-C; call it again to go on.
     """
@@ -124,6 +124,7 @@ def run_sweep(
     crew = _workers(workers)
     directory = Path(out) if out is not None else default_directory(spec)
     with RunLock(directory):
+        _check_name(directory, spec)
         with storage_errors(directory / CELLS, "nothing has run yet"):
             (directory / CELLS).mkdir(exist_ok=True)
         data = _fingerprints(cells, listener)
@@ -144,6 +145,23 @@ def run_sweep(
 def default_directory(spec: SweepSpec) -> Path:
     """``runs/sweep-<name>``."""
     return Path("runs") / ("sweep-" + "".join(one if one.isalnum() else "-" for one in spec.name.lower()))
+
+
+def _check_name(directory: Path, spec: SweepSpec) -> None:
+    """Refuse to write the tables of one sweep over those of another.
+
+    Raises:
+        ConfigError: the directory holds a sweep of another name.
+    """
+    try:
+        name = json.loads((directory / STATE).read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if name != spec.name:
+        raise ConfigError(
+            f"expected a new directory or that of the sweep {spec.name!r}, got {directory} with tables of {name!r}; "
+            "choose another with --out"
+        )
 
 
 def weight(config: Config) -> float:

@@ -111,3 +111,10 @@ def test_a_wrong_specification_is_told_in_one_sentence_and_nothing_is_made(name,
         run_sweep(SweepSpec.from_mapping(values), tmp_path / "out")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tables_of_one_sweep_are_not_written_over_those_of_another(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"name": "another", "cells": []}\n')
+    with pytest.raises(ConfigError, match="tables of 'another'; choose another with --out"):
+        run_sweep(load_spec(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".csv", ".html")] == []
