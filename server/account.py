@@ -7,13 +7,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from .. import _durable
 from ..config import Config
 from ..errors import LedgerError
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.adaptive import describe_adaptive
 from ..privacy.ledger import Ledger, LedgerSettings
 from ..privacy.separation import describe_separation, most_participations
-from . import _durable
 from .checkpoint import Checkpoint
 from .plan import FederationPlan
 

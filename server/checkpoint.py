@@ -20,11 +20,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .. import _durable
 from ..config import Config
 from ..errors import RunError
 from ..meta.policy import Named
 from ..meta.reptile import OuterState
-from . import _durable
 
 logger = logging.getLogger(__name__)
 

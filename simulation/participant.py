@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from .. import _durable
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
 from ..client.wire import TrainOrder, TrainReply
@@ -27,7 +28,6 @@ from ..meta.popularity import VOTE_NORM, vote
 from ..privacy.accounting import Charge, epsilon
 from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
-from ..server import _durable
 from ..server.account import create_ledger
 from .budget import BudgetPlan, PhaseNoise, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort

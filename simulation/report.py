@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..server._durable import replace_file
+from .._durable import replace_file
 from . import plots
 from .guarantees import covered, not_covered
 from .page import bullets, card, key_values, page, pair, section, text_of, tile

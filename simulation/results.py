@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._durable import replace_file
 from ..config import Config
 from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
-from ..server._durable import replace_file
 from ..server.plan import FederationResult
 from .baselines import BiasRatings, NoisyHistogram, RandomScores, dp_popularity, popularity
 from .cold_start import ColdScorer, cold_start, evaluate_cold_start
