@@ -26,9 +26,9 @@ from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM, vote
 from ..privacy.accounting import Charge, epsilon
+from ..privacy.birth import create_ledger
 from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
-from ..server.account import create_ledger
 from .budget import BudgetPlan, PhaseNoise, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
