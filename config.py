@@ -32,6 +32,7 @@ from .errors import ConfigError
 Unit = Literal["none", "interaction", "user", "both"]
 Phase = Literal["popularity", "pairs", "adapt"]
 StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
+Encoding = Literal["float32", "float16", "int8"]
 FastWeight = Literal["taste", "affinity", "gain", "latent", "temperature"]
 
 

@@ -23,6 +23,10 @@ class WireError(FedrecError):
     """A message does not speak the wire format: version, names, shapes or types differ."""
 
 
+class BundleError(FedrecError):
+    """A policy bundle can't be trusted or used: signature, version, size, content."""
+
+
 class RunError(FedrecError):
     """A run directory can't be used: locked, of another configuration, damaged, disk full."""
 
