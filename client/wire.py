@@ -1,11 +1,13 @@
-"""The wire format: the one module that both server and device read. Version 2.
+"""The wire format: the one module that both server and device read. Version 3.
 
 Both messages are Flower records: a ``ConfigRecord`` named ``fedrec`` with the fields and an ``ArrayRecord`` with the
 tensors (float32, little-endian, C order, in numpy's file format 1.0; no pickle, no JSON). Reading is strict: what is
 missing, extra or of another type is a :class:`WireError` of one sentence.
 
 A reply holds nothing private but the clipped sum itself and, where the clip is adaptive, the number of devices that it
-did not clip, which the server releases noised only: no ``num-examples``, no loss, no metric, no device id.
+did not clip, which the server releases noised only: no ``num-examples``, no loss, no metric, no device id. Where the
+order asks for stacked updates, a reply holds every device's own in place of their sum, and says by its place in the
+order, which the server wrote, whose row each is.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from ..errors import WireError
 from ..meta.policy import Named
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Raised whenever a field or its meaning changes. ``version``, ``kind``, ``round``, ``status`` and ``reason`` stay."""
 FIELDS = "fedrec"
 """Name of the record with the fields."""
@@ -56,6 +58,8 @@ class TrainOrder:
     """Public name of the run."""
     clip: float | None = None
     """S of this round, where the clip is adaptive: each update is held to it, and the reply counts those within it."""
+    stacked: bool = False
+    """Whether the reply holds every device's own update in place of their sum, as robust aggregators need."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,17 @@ class TrainReply:
     status: Status = "ok"
     """``ok``; ``refused``: no device of the node may take part (budget, consent); ``error``: see ``reason``."""
     update: Named = field(default_factory=dict)
-    """Sum of the devices' clipped updates; empty unless ``ok``."""
+    """Sum of the devices' clipped updates, or their stack, ``[devices, *shape]``; empty unless ``ok``."""
     devices: int = 0
-    """How many devices are in the sum."""
+    """How many devices are in the sum, or in the stack."""
     refused: int = 0
     """How many had no budget or no consent."""
     reason: str = ""
     """A word (letters, digits, ``_.-``): ``wire-version``, an exception's class name. Never a message."""
     unclipped: int | None = None
     """How many devices' updates the order's clip left alone; none where the order holds no clip."""
+    rows: npt.NDArray[np.int64] | None = None
+    """Of a stack: the place of each row's device in the order, increasing, int64 ``[devices]``; none: a sum."""
 
 
 def encode_order(order: TrainOrder) -> RecordDict:
@@ -91,6 +97,8 @@ def encode_order(order: TrainOrder) -> RecordDict:
         fields["devices"] = _checked_devices(order.devices).tobytes()
     if order.clip is not None:
         fields["clip"] = _checked_clip(order.clip)
+    if order.stacked:
+        fields["stacked"] = True
     return _records(fields, "phi", order.phi)
 
 
@@ -101,10 +109,13 @@ def decode_order(records: RecordDict) -> TrainOrder:
         WireVersionError: it is of another version.
         WireError: it is not an order of this version.
     """
-    optional = {"devices": bytes, "clip": float}
+    optional = {"devices": bytes, "clip": float, "stacked": bool}
     fields = _fields(records, "order", {"round": int, "schema": str, "run": str}, optional, ["phi"])
     packed = cast(bytes | None, fields.get("devices"))
     clip = cast(float | None, fields.get("clip"))
+    stacked = fields.get("stacked", True)
+    if not stacked:
+        raise WireError("expected stacked to be true or left out, got false")
     return TrainOrder(
         round=_count(fields, "round", 1),
         phi=_named(records, "phi"),
@@ -112,6 +123,7 @@ def decode_order(records: RecordDict) -> TrainOrder:
         devices=None if packed is None else _unpacked_devices(packed),
         run=cast(str, fields["run"]),
         clip=None if clip is None else _checked_clip(clip),
+        stacked="stacked" in fields,
     )
 
 
@@ -130,6 +142,8 @@ def encode_reply(reply: TrainReply) -> RecordDict:
         fields["reason"] = reply.reason
     if reply.unclipped is not None:
         fields["unclipped"] = reply.unclipped
+    if reply.rows is not None:
+        fields["rows"] = _checked_devices(reply.rows).tobytes()
     return _records(fields, "update", reply.update if reply.status == "ok" else None)
 
 
@@ -141,11 +155,12 @@ def decode_reply(records: RecordDict) -> TrainReply:
         WireError: it is not a reply of this version, or the status contradicts the update.
     """
     required = {"round": int, "status": str, "devices": int, "refused": int}
-    optional = {"schema": str, "reason": str, "unclipped": int}
+    optional = {"schema": str, "reason": str, "unclipped": int, "rows": bytes}
     fields = _fields(records, "reply", required, optional, ["update"])
     status = fields["status"]
     if (status == "ok") != ("update" in records):
         raise WireError(f"expected an update with status ok and with no other, got status {status!r}")
+    packed = cast(bytes | None, fields.get("rows"))
     reply = TrainReply(
         round=_count(fields, "round", 0),
         schema=cast(str, fields.get("schema", "")),
@@ -155,6 +170,7 @@ def decode_reply(records: RecordDict) -> TrainReply:
         refused=_count(fields, "refused", 0),
         reason=cast(str, fields.get("reason", "")),
         unclipped=cast(int | None, fields.get("unclipped")),
+        rows=None if packed is None else _unpacked_devices(packed),
     )
     _check_reply(reply)
     return reply
@@ -221,7 +237,7 @@ def _records(fields: Mapping[str, object], arrays: str, named: Named | None) -> 
             raise WireError(f"expected {key} to be set, got {value!r}")
     record = ConfigRecord({"version": WIRE_VERSION})
     for key, value in fields.items():
-        record[key] = cast(str | int | bytes, value)
+        record[key] = cast(str | int | bytes | bool, value)
     records = RecordDict({FIELDS: record})
     if named is not None:
         records[arrays] = encode_named(named)
@@ -297,10 +313,22 @@ def _check_reply(reply: TrainReply) -> None:
         raise WireError(
             f"expected round, devices and refused >= 0, got {reply.round}, {reply.devices}, {reply.refused}"
         )
-    if reply.status != "ok" and (reply.devices or reply.update or reply.unclipped is not None):
+    answers = (reply.unclipped, reply.rows)
+    if reply.status != "ok" and (reply.devices or reply.update or any(answer is not None for answer in answers)):
         raise WireError(f"expected nothing to be summed with status {reply.status!r}, got {reply.devices} devices")
     if reply.unclipped is not None and not (_is(reply.unclipped, int) and 0 <= reply.unclipped <= reply.devices):
         raise WireError(f"expected unclipped to be a number from 0 to {reply.devices} devices, got {reply.unclipped!r}")
+    if reply.rows is not None:
+        _check_stack(reply.rows, reply)
+
+
+def _check_stack(rows: npt.NDArray[np.int64], reply: TrainReply) -> None:
+    """As many rows as devices in every tensor: the gate then takes none for another's."""
+    if len(rows) != reply.devices:
+        raise WireError(f"expected a place in the order for each of {reply.devices} devices, got {len(rows)}")
+    for name, tensor in reply.update.items():
+        if tensor.shape[:1] != (reply.devices,):
+            raise WireError(f"expected {reply.devices} rows of {name!r}, got shape {tuple(tensor.shape)}")
 
 
 def _checked_clip(clip: float) -> float:

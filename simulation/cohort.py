@@ -155,7 +155,7 @@ class _Outcome:
         personal: their new personal parameters.
         finite: devices whose numbers are, bool ``[devices]``.
         unclipped: how many updates were not clipped.
-        each: every device's own update where DP-SGD protects it already, ``[devices, *shape]``.
+        each: every device's own update, ``[devices, *shape]``; empty unless it was asked for.
     """
 
     total: Named
@@ -196,12 +196,8 @@ def adapt_cohort(
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
         workers: processes that adapt, instead of this one's threads; the result is the same to the bit.
-        each: return what every device releases, too (with a local mechanism): what a server that is not trusted sees.
+        each: return what every device releases, too, before any sum: stacked updates.
     """
-    if each and mechanism is None:
-        raise ValueError(
-            "expected a local mechanism where devices release by themselves, got none; ask for the sum only"
-        )
     device = compute_device(config.engine) if config.engine.kind == "cohort" else torch.device("cpu")
     task = Task(
         policy=policy,
@@ -214,7 +210,8 @@ def adapt_cohort(
         each=each,
     )
     room = CHUNK_FLOATS if device.type == "cpu" else DEVICE_FLOATS
-    divided = list(chunks(policy, work.devices, work.sizes, config, private=mechanism is not None, room=room))
+    written = each or mechanism is not None  # every device's own tables are written down
+    divided = list(chunks(policy, work.devices, work.sizes, config, private=written, room=room))
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
@@ -416,11 +413,15 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
     if gradients.table is not None:
         total["ids"] = gradients.table.summed(factors.float() * table_rate, policy.items).double()
+    each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
+    if gradients.table is not None and chunk.each:
+        each["ids"] = _scaled(gradients.table.each(policy.items), factors * table_rate)
     return _Outcome(
         total=total,
         personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
         finite=finite,
         unclipped=int((factors == 1).sum()),
+        each=each,
     )
 
 
