@@ -36,6 +36,10 @@ class NotAllowed(FedrecError):
         self.reason = reason
 
 
+class BundleError(FedrecError):
+    """A policy bundle can't be trusted or used: signature, version, size, content."""
+
+
 class RunError(FedrecError):
     """A run directory can't be used: locked, of another configuration, damaged, disk full."""
 

@@ -29,6 +29,7 @@ from ..privacy.accounting import Charge, epsilon
 from ..privacy.birth import create_ledger
 from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
+from .boost import adapt_boosted
 from .budget import BudgetPlan, PhaseNoise, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
@@ -76,6 +77,8 @@ class Cohort:
             LedgerError: the ledger is missing or altered: nothing is trained.
         """
         config = self._at_clip(order)
+        self._check_stacked(order)
+        self._check_encoding(order)
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
@@ -84,11 +87,34 @@ class Cohort:
         if self._ledger is not None:
             self._ledger.settle(_key(order))
             self._remember(self._ledger)
-        update = {name: value.to(torch.float32) for name, value in result.total.items()}
-        unclipped = None if order.clip is None else result.unclipped
+        released = result.each if order.stacked else result.total
         return TrainReply(
-            order.round, order.schema, update=update, devices=len(paid), refused=refused, unclipped=unclipped
+            order.round,
+            order.schema,
+            update={name: value.to(torch.float32) for name, value in released.items()},
+            devices=len(paid),
+            refused=refused,
+            unclipped=None if order.clip is None else result.unclipped,
+            rows=np.searchsorted(devices, paid) if order.stacked else None,
         )
+
+    def _check_stacked(self, order: TrainOrder) -> None:
+        """Refuse to send what the run's configuration keeps in a sum, whatever the order says."""
+        wanted = self._config.server.stacked and self._config.phase(order.round) == "adapt"
+        if wanted != order.stacked:
+            raise WireError(
+                f"expected an order for {'stacked updates' if wanted else 'a sum'} in round {order.round}, got the "
+                "other; give server and nodes the same configuration"
+            )
+
+    def _check_encoding(self, order: TrainOrder) -> None:
+        """Refuse an order for another encoding than that in which the run's configuration rounds updates."""
+        wanted = self._config.uplink(order.round)
+        if order.encoding != wanted:
+            raise WireError(
+                f"expected an order for updates as {wanted} in round {order.round}, got {order.encoding}; give server "
+                "and nodes the same configuration"
+            )
 
     def _at_clip(self, order: TrainOrder) -> Config:
         """The configuration of the round, with the clip that the order names where clipping is adaptive."""
@@ -209,8 +235,18 @@ class Cohort:
         return CohortResult(total={WARM_STARTED: total}, personal={})
 
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
-        world, unit = self._world, self._config.privacy.unit
         personal = self._personal.load(order.round - 1)
+        result = adapt_boosted(
+            lambda some, settings: self._adapted(order, some, settings, personal),
+            devices,
+            self._world.outliers,
+            config,
+        )
+        self._personal.save(order.round, personal, devices, result.personal)
+        return result
+
+    def _adapted(self, order: TrainOrder, devices: NDArray[np.int64], config: Config, personal: Named) -> CohortResult:
+        world, unit = self._world, self._config.privacy.unit
         stream = (self._config.seed, order.round)
         logs = Logs(world=world, devices=devices, stops=world.split.train_end[devices], unit=unit, stream=stream)
         work = Work(
@@ -219,7 +255,7 @@ class Cohort:
             examples=logs,
             personal={name: value[torch.from_numpy(devices)] for name, value in personal.items()},
         )
-        result = adapt_cohort(
+        return adapt_cohort(
             world.policy,
             order.phi,
             work,
@@ -227,9 +263,8 @@ class Cohort:
             self._mechanism,
             round_number=order.round,
             workers=self._helpers(logs.sizes),
+            each=order.stacked,
         )
-        self._personal.save(order.round, personal, devices, result.personal)
-        return result
 
     def _helpers(self, sizes: NDArray[np.int64]) -> Workers | None:
         """Worker processes where they are asked for or are worth their start: decided with the first adaptation."""
