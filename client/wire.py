@@ -39,7 +39,7 @@ FIELDS = "fedrec"
 Status = Literal["ok", "refused", "error"]
 _REASON = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FLOAT32 = np.dtype("<f4")
-_CODES = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
+_CODES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
 _NPY_HEADER_LIMIT = 4096
 
 
