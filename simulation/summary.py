@@ -77,6 +77,18 @@ class PopularityBias(TypedDict):
     """Label -> share of recommendations in each decile."""
 
 
+class OutliersDict(TypedDict):
+    """Outliers that the configuration put among the devices; everything else in a summary is of honest ones."""
+
+    kind: Literal["random", "promote"]
+    devices: int
+    promoted: NotRequired[str]
+    """Title of the promoted item."""
+    exposure: NotRequired[dict[str, float]]
+    """Label -> share of the judged devices whose first ``k`` hold it."""
+    k: NotRequired[int]
+
+
 class Summary(TypedDict):
     """One run. Everything is JSON-able; fields that are not required are left out of the report when missing."""
 
@@ -111,6 +123,7 @@ class Summary(TypedDict):
     """Round -> clip of that round, where clipping is adaptive: post-processing of noised fractions."""
     quarantined: NotRequired[dict[str, int]]
     """Reason -> replies that the gate did not let count."""
+    outliers: NotRequired[OutliersDict]
     environment: NotRequired[dict[str, Any]]
 
 
@@ -125,4 +138,6 @@ class MetricsRow(TypedDict):
     seconds: float
     clip: NotRequired[float]
     """S of the round, where clipping is adaptive; none in a warm start."""
+    flagged: NotRequired[int]
+    """Devices above the anomaly threshold, where they are scored."""
     update_norm: NotRequired[float]
