@@ -99,7 +99,7 @@ def main() -> None:
 
 def measured(attack: str, defence: str, seed: int) -> dict[str, float]:
     """One federation: NDCG@10 and exposure of the promoted item; of anomaly scores, who was above the threshold."""
-    config = Config().updated(seed=seed, **POLICY, **ATTACKS[attack], **DEFENCES[defence])
+    config = Config().updated(**{"seed": seed} | POLICY | ATTACKS[attack] | DEFENCES[defence])
     world = World.build(config, _dataset())
     with tempfile.TemporaryDirectory() as name, closing(Cohorts(world, Path(name))) as cohorts:
         plan = replace(plan_of(world, Path(name)), validate=None)
