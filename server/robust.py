@@ -9,7 +9,7 @@ aggregator      estimate                                                 breakdo
 ``trimmed``     per coordinate, the mean without the share at each end   ``byzantine``       Yin et al. 2018, def. 2
 ``median``      per coordinate, the median                               1/2                 Yin et al. 2018, def. 1
 ``krum``        the row closest to its n - f - 2 nearest                 ``(n - 3) / 2n``    Blanchard et al. 2017
-``multi_krum``  the mean of the n - f best rows by the same score        ``(n - 3) / 2n``    the same, section 4.4
+``multi_krum``  the mean of the n - f best rows by the same score        ``(n - 3) / 2n``    the same
 ==============  =======================================================  ==================  =====================
 
 All take ``share``, the share of bad rows to withstand, return float64 tensors ``[*shape]``, do not depend on the order

@@ -28,6 +28,7 @@ from ..privacy.entropy import NoiseSource, SeededNoise, SystemNoise
 from ..privacy.mechanisms import Sensitivity, gaussian_sum_noise
 from ..privacy.sampling import poisson_participants
 from ..privacy.separation import turns
+from .anomaly import Scores, anomaly_scores
 from .combine import combined, stack_of
 from .gate import ReplyGate, Verdict
 from .plan import FederationPlan
@@ -59,12 +60,21 @@ class MetaStrategy(Strategy):
     """
 
     def __init__(
-        self, config: Config, plan: FederationPlan, outer: OuterState | None = None, clip: float | None = None
+        self,
+        config: Config,
+        plan: FederationPlan,
+        outer: OuterState | None = None,
+        clip: float | None = None,
+        scores: Scores | None = None,
     ) -> None:
-        """Start from ``outer`` (none: fresh) and, where it adapts, ``clip`` (none: the first) under a checked plan."""
+        """Start from ``outer`` and ``scores`` (none: fresh) and, where it adapts, ``clip`` (none: the first)."""
         self.outer = outer or OuterState()
         self.clip = (clip or config.privacy.clip) if config.privacy.clipping == "adaptive" else None
         """S of the next round of adaptation, where the clip is adaptive."""
+        self.scores = (scores or Scores.of(plan.population)) if config.server.anomaly != "off" else None
+        """Anomaly scores of the roster's devices, where they are kept."""
+        self.flagged: int | None = None
+        """How many of the round's devices were above the threshold; none where nothing was scored."""
         self.verdict = Verdict()
         self.traffic = Traffic()
         """What the last round's devices were sent and sent."""
@@ -113,6 +123,7 @@ class MetaStrategy(Strategy):
         if gate is None or gate.round != server_round:
             raise ValueError(f"expected round {server_round} to be configured first; call configure_train")
         self._gate = None
+        self.flagged = None
         self.verdict = gate.inspect(replies)
         up = payload_bytes(shapes_of(gate.phi), gate.encoding) * self.verdict.devices
         self.traffic = replace(self.traffic, up=up)
@@ -192,8 +203,14 @@ class MetaStrategy(Strategy):
         stack = stack_of(self.verdict, self._shares)
         if stack is None:
             return _sum(gate.phi, ())
+        server = self._config.server
         kept = np.ones(len(stack.devices), dtype=np.bool_)
-        return combined(stack, kept, self._config.server, self._plan.scales)
+        if self.scores is not None:
+            self.scores = self.scores.after(stack.devices, anomaly_scores(stack.rows))
+            odd = self.scores.above(stack.devices, server.anomaly_threshold)
+            self.flagged = int(odd.sum())
+            kept = ~odd if server.anomaly == "exclude" else kept
+        return combined(stack, kept, server, self._plan.scales)
 
     def _folded(self, server_round: int, released: Named) -> Named:
         """The next initialization: a Reptile step, or the warm start's bias, or the table of pairs."""

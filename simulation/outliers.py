@@ -47,17 +47,16 @@ def promoted_item(config: Config, dataset: Dataset) -> int:
     return config.data.promoted
 
 
-def spoiled(dataset: Dataset, outliers: Ints, config: Config) -> Dataset:
+def spoiled(dataset: Dataset, outliers: Ints, promoted: int | None, seed: int) -> Dataset:
     """The data set with the outliers' logs replaced by logs of the same length; all others are untouched."""
     items, rewards = np.array(dataset.items), np.array(dataset.rewards)
-    target = promoted_item(config, dataset) if config.data.outlier_kind == "promote" else None
     for device in outliers.tolist():
         rows = dataset.rows(device)
-        stream = numpy_stream(config.seed, device, "outlier-log")
+        stream = numpy_stream(seed, device, "outlier-log")
         items[rows] = _drawn(stream, dataset.items_count, len(items[rows]))
         rewards[rows] = stream.permutation(rewards[rows])
-        if target is not None:
-            items[rows][::-2] = target
+        if promoted is not None:
+            items[rows][::-2] = promoted
             rewards[rows][::-2] = dataset.reward_range[1]
     return replace(dataset, items=items, rewards=rewards)
 

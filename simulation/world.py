@@ -20,7 +20,7 @@ from .batches import batch_examples
 from .data.dataset import Dataset
 from .data.registry import GENERATED, load
 from .data.split import Split, filter_positive, held_out_devices, leave_two_out
-from .outliers import outliers_of, spoiled, unjudged
+from .outliers import outliers_of, promoted_item, spoiled, unjudged
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +35,7 @@ class World:
         roster: devices that train, in a fixed public order, int64 ``[population]``: the server names them by position.
         policy: the policy over the data set's catalogue.
         outliers: devices of the roster whose logs were replaced, increasing; they are never judged.
+        promoted: catalogue row of the item that they promote; none where they don't.
     """
 
     config: Config
@@ -44,6 +45,7 @@ class World:
     roster: NDArray[np.int64]
     policy: Policy
     outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    promoted: int | None = None
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset | None = None) -> World:
@@ -74,8 +76,10 @@ class World:
             )
         split = leave_two_out(dataset)
         outliers = outliers_of(config, roster)
+        promoted = None
         if len(outliers):
-            dataset, split = spoiled(dataset, outliers, config), unjudged(split, outliers)
+            promoted = promoted_item(config, dataset) if config.data.outlier_kind == "promote" else None
+            dataset, split = spoiled(dataset, outliers, promoted, config.seed), unjudged(split, outliers)
         if not (split.valid[roster] >= 0).any() or not (split.test[roster] >= 0).any():
             raise DataError(
                 f"expected training devices with 3 interactions or more, the last two with items that are new to them, "
@@ -90,6 +94,7 @@ class World:
             roster=roster,
             policy=policy,
             outliers=outliers,
+            promoted=promoted,
         )
 
     def initialization(self) -> Named:
