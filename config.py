@@ -32,6 +32,7 @@ from .errors import ConfigError
 Unit = Literal["none", "interaction", "user", "both"]
 Phase = Literal["popularity", "pairs", "adapt"]
 StateEncoder = Literal["none", "personal", "history", "gru", "transformer"]
+Encoding = Literal["float32", "float16", "int8"]
 FastWeight = Literal["taste", "affinity", "gain", "latent", "temperature"]
 
 
@@ -82,6 +83,14 @@ class DataConfig(_Section):
     """Catalogue size of a generated world."""
     interactions: int = Field(default=20, ge=1)
     """Mean interactions a device in a generated world."""
+    outliers: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a simulation's training devices that are outliers: they train on spoiled logs and are not judged."""
+    outlier_kind: Literal["random", "promote"] = "random"
+    """``random``: their logs hold items at random; ``promote``: every other entry is the promoted item."""
+    promoted: Annotated[int | None, Optional] = Field(default=None, ge=0)
+    """Catalogue row of the promoted item; none takes one that the fewest devices have met."""
+    outlier_boost: float = Field(default=1.0, gt=0)
+    """Factor by which outliers multiply their updates before they send them (a clip still holds them to its bound)."""
 
 
 class PolicyConfig(_Section):
@@ -306,6 +315,28 @@ class ServerConfig(_Section):
     """Stop after this many validations without a better one (not private); none never stops."""
     nodes: int = Field(default=1, ge=1)
     """Flower nodes among which a simulation divides its devices."""
+    uplink: Encoding = "float32"
+    """How a device's update travels in rounds of adaptation: ``float16`` and ``int8`` round it at random, before the
+    server's noise but within the clip (units user and both), after the device's own noise (unit interaction)."""
+    aggregator: Literal["sum", "trimmed", "median", "krum", "multi_krum"] = "sum"
+    """What becomes of a round's updates: their sum, or a robust estimate of their mean that sees every device's own
+    (units none and interaction)."""
+    byzantine: float = Field(default=0.1, ge=0, lt=0.5)
+    """Share of a round's devices that a robust aggregator is to withstand: what ``trimmed`` cuts off at each end of
+    every coordinate, and the f / n of ``krum`` and ``multi_krum``."""
+    robust_clip: Annotated[float | None, Optional] = Field(default=None, gt=0)
+    """L2 bound, in the space of privacy.scales, to which the server shortens each device's update, without noise (units
+    none and interaction; under the others privacy.clip is that bound); none shortens nothing."""
+    anomaly: Literal["off", "report", "exclude"] = "off"
+    """Score each device by its released updates alone (units none and interaction): ``report`` counts those above the
+    threshold, ``exclude`` leaves them out, too."""
+    anomaly_threshold: float = Field(default=4.0, gt=0)
+    """Score above which a device counts as an outlier: robust standard deviations from the round's devices."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the server has to see every device's own update."""
+        return self.aggregator != "sum" or self.robust_clip is not None or self.anomaly != "off"
 
     @property
     def accounted_rate(self) -> float:
@@ -390,6 +421,7 @@ class Config(_Section):
                 f"{self.server.rounds}; add a round or set warm_start to none"
             )
         self._pairs_fit()
+        self._robust_fits()
         if self.server.warm_start == "popularity" and not self.policy.bias:
             raise ValueError("expected policy.bias for server.warm_start = popularity, got false; switch one of them")
         if self.local.episodes and self.privacy.unit in ("interaction", "both"):
@@ -408,6 +440,15 @@ class Config(_Section):
                 "example only, got a term that looks at all of a device's rewards; switch one of them"
             )
         return self
+
+    def _robust_fits(self) -> None:
+        """Refuse robust options where the noise is calibrated to a clipped sum, which theirs would not be."""
+        if self.privacy.unit in ("user", "both") and self.server.stacked:
+            raise ValueError(
+                f"expected server.aggregator = sum, server.robust_clip = none and server.anomaly = off under unit "
+                f"{self.privacy.unit}, whose noise covers a clipped sum and nothing else, got one of the others; rely "
+                "on privacy.clip, which bounds what a device can do, or take unit none or interaction"
+            )
 
     def _pairs_fit(self) -> None:
         """Refuse a release of pairs that nothing uses, or that its unit or its budget does not allow."""
@@ -471,6 +512,10 @@ class Config(_Section):
         if self.server.warm_start == "popularity" and round_number == 1:
             return "popularity"
         return "pairs" if self.server.warm_pairs and round_number == 2 else "adapt"
+
+    def uplink(self, round_number: int) -> Encoding:
+        """How a device's update travels in a round: a vote is cast once and goes as it is."""
+        return self.server.uplink if self.phase(round_number) == "adapt" else "float32"
 
     @property
     def adapt_rounds(self) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from ..errors import WireError
 from .wire import (
     TrainOrder,
     TrainReply,
@@ -33,7 +36,9 @@ class Participant(Protocol):
     """
 
     def train(self, order: TrainOrder) -> TrainReply:
-        """Adapt from ``order.phi`` and return the clipped updates' sum, or a typed refusal.
+        """Adapt from ``order.phi`` and return the clipped updates' sum (or their stack), or a typed refusal.
+
+        Where the order asks for a stack, a single device may answer as ever: its stack is made of it here.
 
         Every debit is on disk before this returns. One device's failure must not become its neighbours': catch it.
         """
@@ -78,7 +83,7 @@ def _answer(records: RecordDict, train: Callable[[TrainOrder], TrainReply]) -> R
     try:
         order = decode_order(records)
         schema = order.schema
-        return encode_reply(train(order))
+        return encode_reply(_as_asked(order, train(order)))
     except WireVersionError as error:
         logger.warning("%s", error)
         reason = "wire-version"
@@ -86,3 +91,19 @@ def _answer(records: RecordDict, train: Callable[[TrainOrder], TrainReply]) -> R
         logger.exception("the order of round %d failed on this device", round_of(records))
         reason = reason_of(error)
     return encode_reply(TrainReply(round_of(records), schema, "error", reason=reason))
+
+
+def _as_asked(order: TrainOrder, reply: TrainReply) -> TrainReply:
+    """The reply as a stack of one where the order asks for stacked updates and a single device answered.
+
+    Raises:
+        WireError: the order asks for a stack and the reply is a sum over several devices, or the other way round.
+    """
+    if reply.status != "ok" or order.stacked == (reply.rows is not None):
+        return reply
+    if not order.stacked or reply.devices != 1:
+        wanted = "stacked updates" if order.stacked else "a sum"
+        raise WireError(f"expected {wanted}, got an answer of {reply.devices} devices of another kind")
+    update = {name: tensor[None] for name, tensor in reply.update.items()}
+    packed = None if reply.packed is None else reply.packed.stack()
+    return replace(reply, update=update, packed=packed, rows=np.zeros(1, dtype=np.int64))

@@ -20,7 +20,8 @@ SCALES = (0.7, 3.0, 12.0, 60.0)
 """Initial time constants, in interactions, of the recency-weighted means of the ``history`` encoder."""
 HEADS = 2
 """Attention heads of the ``transformer`` encoder."""
-_EMPTY = 0.1  # mass of "nothing seen": keeps short histories close to zero and an empty one at zero
+EMPTY = 0.1
+"""Mass of "nothing seen": keeps short histories close to zero and an empty one at zero."""
 
 
 def encoder_shapes(kind: str, dim: int, length: int) -> dict[str, tuple[int, ...]]:
@@ -64,7 +65,7 @@ def recency_weights(log_scale: Tensor, mask: Tensor) -> Tensor:
     """Normalised weights ``exp(-age / scale)`` of each interaction at each scale, ``[scales, batch, length]``."""
     ages = torch.arange(mask.shape[-1] - 1, -1, -1, device=mask.device, dtype=mask.dtype)
     raw = torch.exp(-ages * torch.exp(-log_scale)[:, None])[:, None, :] * mask
-    return raw / (raw.sum(dim=-1, keepdim=True) + _EMPTY)
+    return raw / (raw.sum(dim=-1, keepdim=True) + EMPTY)
 
 
 def _recency_means(parameters: Parameters, embedded: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Checkpoints: one directory a round, renamed into place whole, verified on reading.
 
-``checkpoints/round-000012/`` holds ``state.safetensors`` (initialization, outer optimizer, best served initialization)
-and ``manifest.json`` (round, configuration, policy, ledger position, hashes). The last two are kept; the best served
-initialization is part of each.
+``checkpoints/round-000012/`` holds ``state.safetensors`` (initialization, outer optimizer, best served initialization,
+anomaly scores) and ``manifest.json`` (round, configuration, policy, ledger position, hashes). The last two are kept;
+the best served initialization is part of each.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .. import _durable
 from ..config import Config
 from ..errors import RunError
 from ..meta.policy import Named
 from ..meta.reptile import OuterState
-from . import _durable
+from .anomaly import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ FORMAT = 1
 KEPT = 2
 _STATE = "state.safetensors"
 _MANIFEST = "manifest.json"
-_GROUPS = ("phi", "outer", "best")
+_GROUPS = ("phi", "outer", "best", "scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class Checkpoint:
     """Its hash then."""
     clip: float | None = None
     """S of the next round of adaptation; none where it is fixed."""
+    scores: Scores | None = None
+    """Anomaly scores of the roster's devices; none where none are kept."""
 
 
 class CheckpointStore:
@@ -151,7 +154,8 @@ def check_same_run(
 
 
 def _pack(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    groups = (checkpoint.phi, checkpoint.outer.to_tensors(), checkpoint.best)
+    scores = {} if checkpoint.scores is None else checkpoint.scores.to_tensors()
+    groups = (checkpoint.phi, checkpoint.outer.to_tensors(), checkpoint.best, scores)
     return {
         f"{group}/{name}": tensor.clone().contiguous()
         for group, tensors in zip(_GROUPS, groups, strict=True)
@@ -196,4 +200,10 @@ def _read(path: Path) -> Checkpoint:
     for key, tensor in safetensors.torch.load(state).items():
         group, _, name = key.partition("/")
         groups[group][name] = tensor
-    return Checkpoint(phi=groups["phi"], outer=OuterState.from_tensors(groups["outer"]), best=groups["best"], **body)
+    return Checkpoint(
+        phi=groups["phi"],
+        outer=OuterState.from_tensors(groups["outer"]),
+        best=groups["best"],
+        scores=Scores(**groups["scores"]) if groups["scores"] else None,
+        **body,
+    )

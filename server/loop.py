@@ -85,7 +85,7 @@ class _Federation:
         except BaseException:
             self._account.close()
             raise
-        self._strategy = MetaStrategy(config, plan, self._last.outer, self._last.clip)
+        self._strategy = MetaStrategy(config, plan, self._last.outer, self._last.clip, self._last.scores)
 
     @property
     def done(self) -> int:
@@ -182,6 +182,7 @@ class _Federation:
             phi=phi,
             outer=self._strategy.outer,
             clip=self._strategy.clip,
+            scores=self._strategy.scores,
             stopped=final,
             ledger_count=count,
             ledger_head=head,
@@ -211,6 +212,9 @@ class _Federation:
             refused=verdict.refused,
             rounds=self._config.server.rounds,
             clip=clip,
+            bytes_down=self._strategy.traffic.down,
+            bytes_up=self._strategy.traffic.up,
+            flagged=self._strategy.flagged,
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import _durable
 from ..errors import RunError
-from . import _durable
 
 
 class MetricsLog:

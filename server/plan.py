@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..privacy.mechanisms import Sensitivity
 from ..privacy.separation import turn_of
 from .roster import Roster
 
+STACK_BYTES = 2**30
+"""Most that the stacked updates of a round may take; a process that makes, sends and reads them holds some copies."""
 StopReason = Literal["rounds", "patience", "budget"]
 
 
@@ -48,6 +51,12 @@ class RoundReport:
     """Rounds of the whole run; not part of the row."""
     clip: float | None = None
     """S of this round, where the clip is adaptive: post-processing of what earlier rounds released."""
+    bytes_down: int = 0
+    """Bytes of tensors to the devices ordered, each by itself, as in a deployment."""
+    bytes_up: int = 0
+    """Bytes of tensors from the devices whose updates count, each by itself."""
+    flagged: int | None = None
+    """Devices whose anomaly score was above the threshold, where they are scored."""
 
     def row(self) -> dict[str, Any]:
         """The row of ``metrics.jsonl``."""
@@ -59,8 +68,11 @@ class RoundReport:
             "seconds": round(self.seconds, 3),
             "quarantined": dict(self.quarantined),
             "refused": self.refused,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
         }
-        return row if self.clip is None else row | {"clip": self.clip}
+        extra = {"clip": self.clip, "flagged": self.flagged}
+        return row | {key: value for key, value in extra.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +195,23 @@ class FederationPlan:
             positive("pairs_noise_multiplier", self.pairs_noise_multiplier or 0.0)
         if config.phase(1) == "popularity" and WARM_STARTED not in self.phi0:
             raise ConfigError(f"expected {WARM_STARTED!r} among the shared parameters for a warm start, got none")
+        self._check_room(config)
         if config.server.patience is not None and self.validate is None:
             raise ConfigError("expected a validation for server.patience, got none; set server.patience to none")
+
+    def _check_room(self, config: Config) -> None:
+        """Refuse stacks that would not fit in memory; the draw is random, so what is expected is what is held to it."""
+        if not config.server.stacked:
+            return
+        numbers = sum(self.phi0[name].numel() for name in self.trained or self.phi0)
+        devices = math.ceil(config.expected_cohort(self.population))
+        size = 4 * numbers * devices
+        if size > STACK_BYTES:
+            raise ConfigError(
+                f"expected the stacked updates of a round to take {STACK_BYTES / 2**30:g} GiB at most, got {devices} "
+                f"devices of {numbers} numbers ({size / 2**30:.3g} GiB); lower server.participation, or the policy's "
+                "size, or go without aggregator, robust_clip and anomaly"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

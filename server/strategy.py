@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .._streams import torch_stream
+from ..client.compression import payload_bytes, shapes_of
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
 from ..meta import pairs
@@ -26,11 +28,23 @@ from ..privacy.entropy import NoiseSource, SeededNoise, SystemNoise
 from ..privacy.mechanisms import Sensitivity, gaussian_sum_noise
 from ..privacy.sampling import poisson_participants
 from ..privacy.separation import turns
+from .anomaly import Scores, anomaly_scores
+from .combine import combined, stack_of
 from .gate import ReplyGate, Verdict
 from .plan import FederationPlan
 from .roster import Roster
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of tensors in a round, one device a node; a cohort's node gets one order for many and sends one sum."""
+
+    down: int = 0
+    """To the devices that were ordered."""
+    up: int = 0
+    """From those whose updates count."""
 
 
 class MetaStrategy(Strategy):
@@ -46,18 +60,30 @@ class MetaStrategy(Strategy):
     """
 
     def __init__(
-        self, config: Config, plan: FederationPlan, outer: OuterState | None = None, clip: float | None = None
+        self,
+        config: Config,
+        plan: FederationPlan,
+        outer: OuterState | None = None,
+        clip: float | None = None,
+        scores: Scores | None = None,
     ) -> None:
-        """Start from ``outer`` (none: fresh) and, where it adapts, ``clip`` (none: the first) under a checked plan."""
+        """Start from ``outer`` and ``scores`` (none: fresh) and, where it adapts, ``clip`` (none: the first)."""
         self.outer = outer or OuterState()
         self.clip = (clip or config.privacy.clip) if config.privacy.clipping == "adaptive" else None
         """S of the next round of adaptation, where the clip is adaptive."""
+        self.scores = (scores or Scores.of(plan.population)) if config.server.anomaly != "off" else None
+        """Anomaly scores of the roster's devices, where they are kept."""
+        self.flagged: int | None = None
+        """How many of the round's devices were above the threshold; none where nothing was scored."""
         self.verdict = Verdict()
+        self.traffic = Traffic()
+        """What the last round's devices were sent and sent."""
         self._config = config
         self._plan = plan
         self._roster = Roster(plan.population, plan.single)
         self._gate: ReplyGate | None = None
         self._phi: Named = {}
+        self._shares: dict[int, npt.NDArray[np.int64]] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -66,20 +92,24 @@ class MetaStrategy(Strategy):
         phi = self._phi = decode_named(arrays)
         seed = self._config.seed if self._plan.simulation else None
         drawn = poisson_participants(seed, server_round, self._plan.population, self._config.server.participation)
-        shares = self._roster.assign(self._in_turn(server_round, drawn), grid.get_node_ids())
+        shares = self._shares = self._roster.assign(self._in_turn(server_round, drawn), grid.get_node_ids())
         clip = self.clip_of(server_round)
-        self._gate = ReplyGate(
+        gate = self._gate = ReplyGate(
             round=server_round,
             schema=self._plan.schema,
             phi=self._plan.asked(self._config, server_round, phi),
             ordered={node: len(share) for node, share in shares.items()},
             bound=self._plan.sensitivity(self._config, server_round, clip),
             bits=clip is not None,
+            stacked=self._stacked(server_round),
+            encoding=self._config.uplink(server_round),
         )
+        self.traffic = Traffic(payload_bytes(shapes_of(phi)) * sum(gate.ordered.values()))
         messages = []
         for node, share in shares.items():
             devices = None if self._plan.single else share
-            order = TrainOrder(server_round, phi, self._plan.schema, devices, self._plan.run_name(self._config), clip)
+            run = self._plan.run_name(self._config)
+            order = TrainOrder(server_round, phi, self._plan.schema, devices, run, clip, gate.stacked, gate.encoding)
             messages.append(Message(encode_order(order), node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 
@@ -93,8 +123,12 @@ class MetaStrategy(Strategy):
         if gate is None or gate.round != server_round:
             raise ValueError(f"expected round {server_round} to be configured first; call configure_train")
         self._gate = None
+        self.flagged = None
         self.verdict = gate.inspect(replies)
-        released = self._released(server_round, gate.bound, _sum(gate.phi, self.verdict.admitted))
+        up = payload_bytes(shapes_of(gate.phi), gate.encoding) * self.verdict.devices
+        self.traffic = replace(self.traffic, up=up)
+        total = self._combined(gate) if gate.stacked else _sum(gate.phi, self.verdict.admitted)
+        released = self._released(server_round, gate.bound, total)
         phi = self._folded(server_round, released)
         metrics = MetricRecord()
         metrics["participants"] = self.verdict.devices
@@ -164,6 +198,20 @@ class MetaStrategy(Strategy):
         self.clip = next_clip(bound.value, joint.fraction, privacy.clip_quantile, privacy.clip_lr)
         return joint.update
 
+    def _combined(self, gate: ReplyGate) -> Named:
+        """What a robust aggregator makes of the stacked updates, in place of their sum."""
+        stack = stack_of(self.verdict, self._shares)
+        if stack is None:
+            return _sum(gate.phi, ())
+        server = self._config.server
+        kept = np.ones(len(stack.devices), dtype=np.bool_)
+        if self.scores is not None:
+            self.scores = self.scores.after(stack.devices, anomaly_scores(stack.rows))
+            odd = self.scores.above(stack.devices, server.anomaly_threshold)
+            self.flagged = int(odd.sum())
+            kept = ~odd if server.anomaly == "exclude" else kept
+        return combined(stack, kept, server, self._plan.scales)
+
     def _folded(self, server_round: int, released: Named) -> Named:
         """The next initialization: a Reptile step, or the warm start's bias, or the table of pairs."""
         server, phase, phi = self._config.server, self._config.phase(server_round), self._phi
@@ -178,6 +226,10 @@ class MetaStrategy(Strategy):
         moved, self.outer = reptile_step(trained, mean, self.outer, server, server_round)
         rates, self.outer = learn_rates(phi, mean, self.outer)
         return {**phi, **moved, **rates}
+
+    def _stacked(self, server_round: int) -> bool:
+        """Whether a round asks for every device's own update; votes are sums, and the norm of each is bounded."""
+        return self._config.server.stacked and self._config.phase(server_round) == "adapt"
 
     def _noise(self, server_round: int, purpose: str) -> NoiseSource:
         if self._plan.simulation:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from .._durable import replace_file, storage_errors
 from .._validate import probability
 from ..config import Config
 from ..errors import ConfigError
-from ..server._durable import replace_file, storage_errors
 from .audit_attacks import Attack, Finding, attacks_on
 from .audit_membership import Membership, membership
 from .run import Run

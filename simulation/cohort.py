@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes, refuse_coupling
+from ..client.compression import rounded
 from ..config import Config
 from ..meta.adapt import Adaptation, learned_rate, step_size
 from ..meta.backward import backward, example_squares
@@ -155,7 +156,7 @@ class _Outcome:
         personal: their new personal parameters.
         finite: devices whose numbers are, bool ``[devices]``.
         unclipped: how many updates were not clipped.
-        each: every device's own update where DP-SGD protects it already, ``[devices, *shape]``.
+        each: every device's own update, ``[devices, *shape]``; empty unless it was asked for.
     """
 
     total: Named
@@ -196,12 +197,8 @@ def adapt_cohort(
         mechanism: the local mechanism under units ``interaction`` and ``both``, else none.
         round_number: names the random streams.
         workers: processes that adapt, instead of this one's threads; the result is the same to the bit.
-        each: return what every device releases, too (with a local mechanism): what a server that is not trusted sees.
+        each: return what every device releases, too, before any sum: stacked updates.
     """
-    if each and mechanism is None:
-        raise ValueError(
-            "expected a local mechanism where devices release by themselves, got none; ask for the sum only"
-        )
     device = compute_device(config.engine) if config.engine.kind == "cohort" else torch.device("cpu")
     task = Task(
         policy=policy,
@@ -214,7 +211,10 @@ def adapt_cohort(
         each=each,
     )
     room = CHUNK_FLOATS if device.type == "cpu" else DEVICE_FLOATS
-    divided = list(chunks(policy, work.devices, work.sizes, config, private=mechanism is not None, room=room))
+    written = (
+        each or mechanism is not None or config.server.uplink != "float32"
+    )  # every device's own tables are written down
+    divided = list(chunks(policy, work.devices, work.sizes, config, private=written, room=room))
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
     personal = {name: value.clone() for name, value in work.personal.items()}
@@ -281,9 +281,10 @@ class Task:
             devices=work.devices[places],
             examples=work.examples(places),
             personal={name: value[torch.from_numpy(places)] for name, value in work.personal.items()},
-            each=self.each,
+            each=self.each or self.config.server.uplink != "float32",
         )
-        return _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
+        outcome = _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
+        return outcome if self.config.server.uplink == "float32" else _encoded(chunk, outcome, kept=self.each)
 
 
 def _joined(parts: Sequence[Named]) -> Named:
@@ -331,6 +332,27 @@ def _reference(chunk: _Chunk) -> _Outcome:
         unclipped=unclipped,
         each={name: torch.stack(values) for name, values in each.items()},
     )
+
+
+def _encoded(chunk: _Chunk, outcome: _Outcome, *, kept: bool) -> _Outcome:
+    """What arrives of every device's own update when it is rounded for its way, and the sum of that.
+
+    Guarantee:
+        As ``client.compression.pack``, device by device: the sum of a cohort itself is not rounded.
+    """
+    privacy, server = chunk.config.privacy, chunk.config.server
+    bound = None
+    if privacy.unit in ("user", "both"):
+        bound = Sensitivity(privacy.clip, privacy.scales_of(outcome.each))
+    arrived: dict[str, list[Tensor]] = {name: [] for name in outcome.each}
+    for row, device in enumerate(chunk.devices.tolist()):
+        stream = torch_stream(chunk.config.seed, chunk.round_number, device, "rounding")
+        own = {name: value[row : row + 1] for name, value in outcome.each.items()}
+        for name, value in rounded(own, server.uplink, bound, stream).items():
+            arrived[name].append(value)
+    each = {name: torch.cat(values) for name, values in arrived.items()}
+    total = {name: value.sum(0, dtype=torch.float64) for name, value in each.items()}
+    return replace(outcome, total=total, each=each if kept else {})
 
 
 def _alone(examples: Examples, row: int) -> Examples:
@@ -416,11 +438,15 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
     if gradients.table is not None:
         total["ids"] = gradients.table.summed(factors.float() * table_rate, policy.items).double()
+    each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
+    if gradients.table is not None and chunk.each:
+        each["ids"] = _scaled(gradients.table.each(policy.items), factors * table_rate)
     return _Outcome(
         total=total,
         personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
         finite=finite,
         unclipped=int((factors == 1).sum()),
+        each=each,
     )
 
 

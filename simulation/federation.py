@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from flwr.app import Context
 
+from .._durable import storage_errors
 from ..client.adaptation import LocalMechanism
 from ..client.app import Participant
 from ..client.wire import TrainOrder, TrainReply
@@ -20,7 +21,6 @@ from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..privacy.separation import most_participations
-from ..server._durable import storage_errors
 from ..server.plan import FederationPlan, RoundReport
 from .budget import BudgetPlan, plan_budget, warm_floor
 from .evaluation import evaluate_scores

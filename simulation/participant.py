@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
-from torch import Tensor
 
+from .. import _durable
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
+from ..client.phases import ballot, charge_of, release_key, round_config
 from ..client.wire import TrainOrder, TrainReply
 from ..config import Config, Unit
 from ..errors import LedgerError, RunError, WireError
@@ -23,13 +24,12 @@ from ..meta import pairs
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
-from ..meta.popularity import VOTE_NORM, vote
-from ..privacy.accounting import Charge, epsilon
-from ..privacy.entropy import NoiseSource, SeededNoise
+from ..privacy.accounting import epsilon
+from ..privacy.birth import create_ledger
+from ..privacy.entropy import SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
-from ..server import _durable
-from ..server.account import create_ledger
-from .budget import BudgetPlan, PhaseNoise, plan_budget
+from .boost import adapt_boosted
+from .budget import BudgetPlan, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
 from .workers import Workers, worker_count
@@ -75,28 +75,25 @@ class Cohort:
             WireError: the order is for another policy or names no device of this world.
             LedgerError: the ledger is missing or altered: nothing is trained.
         """
-        config = self._at_clip(order)
+        config = round_config(order, self._config)
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
             return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
         result = self._released(order, paid, config)
         if self._ledger is not None:
-            self._ledger.settle(_key(order))
+            self._ledger.settle(release_key(order))
             self._remember(self._ledger)
-        update = {name: value.to(torch.float32) for name, value in result.total.items()}
-        unclipped = None if order.clip is None else result.unclipped
+        released = result.each if order.stacked else result.total
         return TrainReply(
-            order.round, order.schema, update=update, devices=len(paid), refused=refused, unclipped=unclipped
+            order.round,
+            order.schema,
+            update={name: value.to(torch.float32) for name, value in released.items()},
+            devices=len(paid),
+            refused=refused,
+            unclipped=None if order.clip is None else result.unclipped,
+            rows=np.searchsorted(devices, paid) if order.stacked else None,
         )
-
-    def _at_clip(self, order: TrainOrder) -> Config:
-        """The configuration of the round, with the clip that the order names where clipping is adaptive."""
-        adaptive = self._config.privacy.clipping == "adaptive" and self._config.phase(order.round) == "adapt"
-        if adaptive != (order.clip is not None):
-            wanted = "a clip" if adaptive else "no clip"
-            raise WireError(f"expected {wanted} in the order of round {order.round}, got {order.clip}")
-        return self._config if order.clip is None else self._config.updated(privacy__clip=order.clip)
 
     def _devices(self, order: TrainOrder) -> NDArray[np.int64]:
         if order.schema != self._world.policy.schema():
@@ -168,13 +165,8 @@ class Cohort:
         noise = self._budget.interaction
         if self._ledger is None or noise is None:
             return devices, 0
-        warm = self._config.phase(order.round) == "popularity"
-        charge = (
-            Charge(noise.warm or 0.0, 1.0, 1)
-            if warm
-            else Charge(noise.adapt, self._config.privacy.sample_rate, self._config.local.steps)
-        )
-        paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
+        charge = charge_of(order.round, self._config, noise)
+        paid = self._ledger.reserve_numbered("device", devices, charge, key=release_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
 
     def _released(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
@@ -209,8 +201,18 @@ class Cohort:
         return CohortResult(total={WARM_STARTED: total}, personal={})
 
     def _adapt(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
-        world, unit = self._world, self._config.privacy.unit
         personal = self._personal.load(order.round - 1)
+        result = adapt_boosted(
+            lambda some, settings: self._adapted(order, some, settings, personal),
+            devices,
+            self._world.outliers,
+            config,
+        )
+        self._personal.save(order.round, personal, devices, result.personal)
+        return result
+
+    def _adapted(self, order: TrainOrder, devices: NDArray[np.int64], config: Config, personal: Named) -> CohortResult:
+        world, unit = self._world, self._config.privacy.unit
         stream = (self._config.seed, order.round)
         logs = Logs(world=world, devices=devices, stops=world.split.train_end[devices], unit=unit, stream=stream)
         work = Work(
@@ -219,7 +221,7 @@ class Cohort:
             examples=logs,
             personal={name: value[torch.from_numpy(devices)] for name, value in personal.items()},
         )
-        result = adapt_cohort(
+        return adapt_cohort(
             world.policy,
             order.phi,
             work,
@@ -227,9 +229,8 @@ class Cohort:
             self._mechanism,
             round_number=order.round,
             workers=self._helpers(logs.sizes),
+            each=order.stacked,
         )
-        self._personal.save(order.round, personal, devices, result.personal)
-        return result
 
     def _helpers(self, sizes: NDArray[np.int64]) -> Workers | None:
         """Worker processes where they are asked for or are worth their start: decided with the first adaptation."""
@@ -239,35 +240,6 @@ class Cohort:
             self._workers = Workers(self._world, count) if count > 1 else None
             self._decided = True
         return self._workers
-
-
-def ballot(
-    items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | None, source: NoiseSource | None
-) -> Tensor:
-    """What one device releases in the warm start: its histogram, noised by itself under unit ``interaction``.
-
-    Args:
-        items: catalogue rows of its log, int64 ``[n]``.
-        catalogue: number of items.
-        config: unit and rules of the vote.
-        noise: of unit ``interaction``; none under the others.
-        source: where the device's noise comes from; needed where there is some.
-
-    Raises:
-        ValueError: noise without a source.
-
-    Guarantee:
-        Unit ``interaction``: one entry moves the histogram by ``VOTE_NORM``, to which ``noise.warm`` is relative.
-    """
-    unit, server = config.privacy.unit, config.server
-    recent = 0 if noise is not None else server.warm_recent or 0  # an entry must not displace another
-    votes = vote(items[-recent:], catalogue, unit_norm=unit != "interaction", full=server.warm_items)
-    if noise is None or noise.warm is None:
-        return votes
-    if source is None:
-        raise ValueError("expected a source of noise for a vote that is noised on the device, got none; pass one")
-    votes = votes + source.normal(votes.shape, noise.warm * VOTE_NORM)
-    return votes * (VOTE_NORM / votes.norm().clamp(min=VOTE_NORM)) if unit == "both" else votes
 
 
 class PersonalStore:
@@ -357,10 +329,6 @@ def _device_ledger(path: Path, config: Config, budget: BudgetPlan) -> Ledger | N
         create_ledger(path, settings)
     started.touch()
     return Ledger.open(path)
-
-
-def _key(order: TrainOrder) -> str:
-    return f"{order.run}:{order.round}"
 
 
 def personal_of(world: World, nodes_dir: Path, round_number: int) -> Named | None:

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._durable import replace_file
 from ..config import Config
 from ..errors import DataError, RunError
 from ..privacy.statement import NO_PRIVACY
-from ..server._durable import replace_file
 from ..server.plan import FederationResult
 from .baselines import BiasRatings, NoisyHistogram, RandomScores, dp_popularity, popularity
 from .cold_start import ColdScorer, cold_start, evaluate_cold_start
@@ -41,6 +41,7 @@ from .summary import (
     SERVED,
     UNADAPTED,
     ColdStartCurves,
+    OutliersDict,
     Result,
     Summary,
 )
@@ -141,6 +142,7 @@ def summarise(
         ),
         "refused": {"budget": sum(int(row["refused"]) for row in result.rows)},
         "quarantined": _counted(result),
+        "traffic": {way: sum(int(row.get(f"bytes_{way}", 0)) for row in result.rows) for way in ("down", "up")},
         "environment": _environment(),
     }
     curves = _cold_start(world, own, joint, say)
@@ -149,9 +151,21 @@ def summarise(
     clips = {str(row["round"]): float(row["clip"]) for row in result.rows if "clip" in row}
     if clips:
         summary["clip_by_round"] = clips
+    if len(world.outliers):
+        summary["outliers"] = _outliers(world, full, k)
     if clock is not None:
         summary["seconds"] = clock()
     return summary
+
+
+def _outliers(world: World, full: Mapping[str, Evaluation], k: int) -> OutliersDict:
+    """Who they were and, where they promoted an item, how often honest devices are shown it."""
+    kind = world.config.data.outlier_kind
+    found: OutliersDict = {"kind": kind, "devices": len(world.outliers)}
+    if world.promoted is None:
+        return found
+    shares = {label: float(one.exposures[k][world.promoted] / max(1, one.counted)) for label, one in full.items()}
+    return found | {"promoted": world.dataset.catalogue.title(world.promoted), "exposure": shares, "k": k}
 
 
 def _contenders(world: World, own: Served, joint: FederationResult | None, run_dir: Path) -> dict[str, Contender]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import torch
 
+from .._durable import replace_file, storage_errors
 from ..client.app import make_client_app
 from ..config import Config, load_config
 from ..errors import RunError
 from ..meta.policy import Named
-from ..server._durable import replace_file, storage_errors
 from ..server.checkpoint import Checkpoint, CheckpointStore, check_same_run
 from ..server.lock import RunLock
 from ..server.loop import run_federation

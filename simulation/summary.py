@@ -77,6 +77,18 @@ class PopularityBias(TypedDict):
     """Label -> share of recommendations in each decile."""
 
 
+class OutliersDict(TypedDict):
+    """Outliers that the configuration put among the devices; everything else in a summary is of honest ones."""
+
+    kind: Literal["random", "promote"]
+    devices: int
+    promoted: NotRequired[str]
+    """Title of the promoted item."""
+    exposure: NotRequired[dict[str, float]]
+    """Label -> share of the judged devices whose first ``k`` hold it."""
+    k: NotRequired[int]
+
+
 class Summary(TypedDict):
     """One run. Everything is JSON-able; fields that are not required are left out of the report when missing."""
 
@@ -111,6 +123,9 @@ class Summary(TypedDict):
     """Round -> clip of that round, where clipping is adaptive: post-processing of noised fractions."""
     quarantined: NotRequired[dict[str, int]]
     """Reason -> replies that the gate did not let count."""
+    traffic: NotRequired[dict[str, int]]
+    """``down`` and ``up``: bytes of tensors over all rounds, every device counted as a node of its own."""
+    outliers: NotRequired[OutliersDict]
     environment: NotRequired[dict[str, Any]]
 
 
@@ -123,6 +138,12 @@ class MetricsRow(TypedDict):
     """Unit -> epsilon spent up to and including this round."""
     validation: dict[str, float] | None
     seconds: float
+    bytes_down: NotRequired[int]
+    """Bytes of tensors to the devices that were ordered, each by itself."""
+    bytes_up: NotRequired[int]
+    """The same from the devices whose updates count."""
     clip: NotRequired[float]
     """S of the round, where clipping is adaptive; none in a warm start."""
+    flagged: NotRequired[int]
+    """Devices above the anomaly threshold, where they are scored."""
     update_norm: NotRequired[float]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .batches import batch_examples
 from .data.dataset import Dataset
 from .data.registry import GENERATED, load
 from .data.split import Split, filter_positive, held_out_devices, leave_two_out
+from .outliers import outliers_of, promoted_item, spoiled, unjudged
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +34,8 @@ class World:
         held_out: devices that never train, bool ``[devices]``.
         roster: devices that train, in a fixed public order, int64 ``[population]``: the server names them by position.
         policy: the policy over the data set's catalogue.
+        outliers: devices of the roster whose logs were replaced, increasing; they are never judged.
+        promoted: catalogue row of the item that they promote; none where they don't.
     """
 
     config: Config
@@ -41,6 +44,8 @@ class World:
     held_out: NDArray[np.bool_]
     roster: NDArray[np.int64]
     policy: Policy
+    outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    promoted: int | None = None
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset | None = None) -> World:
@@ -70,6 +75,11 @@ class World:
                 f"{dataset.name}; use more data or lower data.holdout"
             )
         split = leave_two_out(dataset)
+        outliers = outliers_of(config, roster)
+        promoted = None
+        if len(outliers):
+            promoted = promoted_item(config, dataset) if config.data.outlier_kind == "promote" else None
+            dataset, split = spoiled(dataset, outliers, promoted, config.seed), unjudged(split, outliers)
         if not (split.valid[roster] >= 0).any() or not (split.test[roster] >= 0).any():
             raise DataError(
                 f"expected training devices with 3 interactions or more, the last two with items that are new to them, "
@@ -83,6 +93,8 @@ class World:
             held_out=held_out,
             roster=roster,
             policy=policy,
+            outliers=outliers,
+            promoted=promoted,
         )
 
     def initialization(self) -> Named:

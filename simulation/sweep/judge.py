@@ -16,9 +16,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._durable import replace_file, storage_errors
 from ...config import Config
 from ...errors import DataError, RunError
-from ...server._durable import replace_file, storage_errors
 from ..baselines import FixedScores, popularity
 from ..cold_start import ColdScorer, cold_start, cold_values
 from ..evaluation import evaluate_scores

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ...server._durable import replace_file
+from ..._durable import replace_file
 from ..guarantees import covered, not_covered
 from ..page import bullets, card, page, pair, section, text_of, tile
 from ..plots import metric_name

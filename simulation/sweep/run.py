@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..._durable import replace_file, storage_errors
 from ...config import Config
 from ...errors import ConfigError
-from ...server._durable import replace_file, storage_errors
 from ...server.lock import RunLock
 from ..data.registry import SYNTHETIC
 from ..world import load_dataset

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from ..._durable import replace_file
 from ...privacy.statement import NEIGHBOURS
-from ...server._durable import replace_file
 from ..budget import plan_budget
 from ..summary import DP_POPULARITY, JOINT, LOCAL_ONLY, POPULARITY, RANDOM
 from .judge import Record

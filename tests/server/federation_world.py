@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from fedrec._streams import torch_stream
 from fedrec.client.app import make_client_app
@@ -45,10 +46,13 @@ def update_of(device, round_number, phi):
     return {name: 0.2 * (0.1 * device - phi[name]) + pull[name] for name in SHAPES}
 
 
-def clipped(devices, round_number, phi, clip=CLIP):
+def stacked(devices, round_number, phi):
     updates = [update_of(int(device), round_number, phi) for device in devices]
-    stacked = {name: torch.stack([update[name] for update in updates]) for name in SHAPES}
-    return clip_updates(stacked, clip, SCALES)
+    return {name: torch.stack([update[name] for update in updates]) for name in SHAPES}
+
+
+def clipped(devices, round_number, phi, clip=CLIP):
+    return clip_updates(stacked(devices, round_number, phi), clip, SCALES)
 
 
 def clipped_sum(devices, round_number, phi, clip=CLIP):
@@ -63,16 +67,28 @@ class Cohort:
 
     before: object = None
     orders: list = field(default_factory=list)
+    bad: tuple = ()
 
     def train(self, order):
         self.orders.append(order)
         if self.before is not None:
             self.before(order)
+        if order.stacked:
+            return self.stack(order)
         total = clipped_sum(order.devices, order.round, order.phi, order.clip or CLIP)
         bits = None
         if order.clip is not None:
             bits = int((~clipped(order.devices, order.round, order.phi, order.clip).was_clipped).sum())
         return TrainReply(order.round, order.schema, update=total, devices=len(order.devices), unclipped=bits)
+
+    def stack(self, order):
+        """Every device's own update; those in ``bad`` send it blown up and turned round."""
+        rows = stacked(order.devices, order.round, order.phi)
+        turned = torch.from_numpy(np.isin(order.devices, self.bad))
+        for value in rows.values():
+            value[turned] *= -30
+        count = len(order.devices)
+        return TrainReply(order.round, order.schema, update=rows, devices=count, rows=np.arange(count))
 
 
 def validate(round_number, served):

@@ -131,7 +131,7 @@ def full_disk(*args):
 def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_is_intact(tmp_path, monkeypatch):
     store = saved(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("fedrec.server._durable.os.write", full_disk)
+        patch.setattr("fedrec._durable.os.write", full_disk)
         with pytest.raises(
             RunError, match="No space left on device; the checkpoints before round 2 are intact, so free"
         ):
@@ -172,7 +172,7 @@ def test_metrics_drop_what_comes_after_the_checkpoint_and_torn_lines(tmp_path):
 
 def test_metrics_on_a_full_disk_are_a_sentence(tmp_path, monkeypatch):
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    monkeypatch.setattr("fedrec.server._durable.os.write", full_disk)
+    monkeypatch.setattr("fedrec._durable.os.write", full_disk)
     with pytest.raises(RunError, match="No space left on device; rounds before 1 are intact"):
         log.append({"round": 1})
 
@@ -186,7 +186,7 @@ def test_a_reader_never_meets_half_a_checkpoint(tmp_path, monkeypatch, caplog):
         seen.append(CheckpointStore(tmp_path).load().round)
         flush(descriptor)
 
-    monkeypatch.setattr("fedrec.server._durable.os.fsync", look)
+    monkeypatch.setattr("fedrec._durable.os.fsync", look)
     store.save(checkpoint(2))
     assert seen == [1, 1, 1, 2]
     assert caplog.text == ""

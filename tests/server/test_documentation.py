@@ -1,12 +1,17 @@
-"""The guide is true: its Python runs, and it names every reason and every field there is."""
+"""The guides are true: their Python runs, and they name every reason and every field there is."""
 
 import re
 from pathlib import Path
 
-from fedrec.client.wire import TrainReply, encode_reply
+import numpy as np
+import torch
+from fedrec.client.compression import pack
+from fedrec.client.wire import TrainOrder, TrainReply, encode_order, encode_reply
 from fedrec.server import gate
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "federation.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "federation.md").read_text(encoding="utf-8")
+WIRE = (DOCS / "wire.md").read_text(encoding="utf-8")
 
 
 def test_the_code_of_the_guide_runs(monkeypatch, tmp_path, capsys):
@@ -23,6 +28,18 @@ def test_the_guide_names_every_reason_of_the_gate():
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in GUIDE] == []
 
 
-def test_the_guide_names_every_field_of_a_reply():
-    fields = encode_reply(TrainReply(1, "s", "error", reason="OSError"))["fedrec"]
-    assert [name for name in fields if f"`{name}`" not in GUIDE] == []
+def test_the_page_names_every_field_of_order_and_reply():
+    update = {"w": torch.ones(2)}
+    packed = pack(update, "int8", None)
+    one = np.zeros(1, dtype=np.int64)
+    messages = (
+        encode_order(TrainOrder(1, update, "s", one, "r", clip=1.0, stacked=True, encoding="int8")),
+        encode_reply(TrainReply(1, "s", "error", reason="OSError")),
+        encode_reply(TrainReply(1, "s", update=packed.stack().unpack(), devices=1, rows=one, packed=packed.stack())),
+        encode_reply(TrainReply(1, "s", update=update, devices=1, unclipped=1)),
+    )
+    parts = re.split(r"^## ", WIRE, flags=re.MULTILINE)
+    (order,), (reply,) = ([part for part in parts if part.startswith(f"The {kind}")] for kind in ("order", "reply"))
+    for message, text in zip(messages, (order, reply, reply, reply), strict=True):
+        named = [*message["fedrec"], *(f"record `{name}" for name in message if name != "fedrec")]
+        assert [name for name in named if f"`{name.removeprefix('record `')}`" not in text] == []

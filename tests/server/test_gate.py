@@ -1,8 +1,12 @@
 import itertools
+from io import BytesIO
 
 import federation_world as world
+import numpy as np
 import pytest
 import torch
+from fedrec.client import wire
+from fedrec.client.compression import sent
 from fedrec.client.wire import TrainReply, encode_reply
 from fedrec.privacy.mechanisms import Sensitivity
 from fedrec.server.gate import ReplyGate
@@ -28,6 +32,20 @@ def records(devices=4, **changes):
     return encode_reply(TrainReply(**({"round": 3, "schema": "world-1"} | values | changes)))
 
 
+def stack(places=(0, 1, 3), **changes):
+    rows = [world.clipped_sum([place], 3, world.phi0()) for place in places]
+    update = {name: torch.stack([row[name] for row in rows]) for name in world.SHAPES}
+    values = {"update": update, "devices": len(places), "rows": np.array(places)}
+    return records(**(values | changes))
+
+
+def bad_row(**row):
+    update = wire.decode_named(stack()["update"])
+    for name, value in row.items():
+        update[name].reshape(3, -1)[1] = value
+    return stack(update=update)
+
+
 def with_update(**tensors):
     return records(update=world.clipped_sum(range(4), 3, world.phi0()) | tensors)
 
@@ -48,7 +66,20 @@ def without(name):
     return records(update=update)
 
 
+def coded(encoding, **changes):
+    """A single device's update in codes."""
+    update, packed = sent(world.clipped_sum([1], 3, world.phi0()), encoding, BOUND)
+    return records(update=update, packed=packed, devices=1, **changes)
+
+
+def spoiled(content):
+    """Codes whose scales are a hundred times too large."""
+    for name, array in content["scales"].items():
+        content["scales"][name] = Array(np.float32(100) * np.load(BytesIO(array.data)))
+
+
 BAD = {
+    "codes that nobody asked for": (coded("float16"), "encoding"),
     "NaN": (with_update(temperature=torch.tensor(float("nan"))), "non-finite"),
     "inf": (with_update(bias=torch.full((5,), float("-inf"))), "non-finite"),
     "wrong shape": (with_update(bias=torch.zeros(5, 1)), "shapes"),
@@ -97,11 +128,81 @@ def test_good_replies_pass():
     assert (verdict.devices, verdict.refused, verdict.quarantined) == (6, 1, {})
 
 
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_codes_pass_where_they_were_asked_for(encoding):
+    asked = gate(encoding=encoding)
+    verdict = asked.inspect([message(coded(encoding)), message(records(2), node=6)])  # a cohort's sum is float32
+    assert (verdict.devices, verdict.quarantined) == (3, {})
+    other = "int8" if encoding == "float16" else "float16"
+    assert asked.inspect([message(coded(other))]).quarantined == {"encoding": 1}
+
+
+def test_what_codes_stand_for_is_held_to_the_clip():
+    content = coded("int8")
+    spoiled(content)
+    assert gate(encoding="int8").inspect([message(content)]).quarantined == {"norm": 1}
+
+
 def test_where_the_clip_adapts_a_reply_without_its_bits_does_not_count():
     verdict = gate(bits=True).inspect([message(records(unclipped=3)), message(records(2, unclipped=0), node=6)])
     assert (verdict.devices, verdict.unclipped, verdict.quarantined) == (6, 3, {})
     verdict = gate(bits=True).inspect([message(records()), message(records(2, unclipped=2), node=6)])
     assert (verdict.devices, verdict.unclipped, verdict.quarantined) == (2, 2, {"unclipped": 1})
+
+
+def test_a_stack_passes_where_it_was_asked_for_and_says_who_sent_it():
+    verdict = gate(stacked=True).inspect([message(stack()), message(stack((1, 2)), node=6)])
+    assert (verdict.devices, verdict.nodes, verdict.quarantined) == (5, (5, 6), {})
+    assert [reply.rows.tolist() for reply in verdict.admitted] == [[0, 1, 3], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"temperature": float("nan")}, "row:non-finite"),
+        ({"bias": float("inf")}, "row:non-finite"),
+        ({"items": 100.0}, "row:norm"),
+        ({"bias": 0.5 * world.CLIP * 1.0002}, "row:norm"),
+    ],
+)
+def test_a_bad_row_is_left_out_and_its_neighbours_count(row, reason):
+    good = wire.decode_named(stack()["update"])
+    verdict = gate(stacked=True).inspect([message(bad_row(**row)), message(stack((0,)), node=7)])
+    assert verdict.quarantined == {reason: 1}
+    assert verdict.devices == 3
+    kept = verdict.admitted[0]
+    assert (kept.rows.tolist(), kept.devices) == ([0, 3], 2)
+    for name, value in kept.update.items():
+        assert torch.equal(value, good[name][[0, 2]])
+
+
+def test_a_stack_without_a_good_row_is_not_admitted():
+    nothing = {name: torch.full((1, *shape), float("nan")) for name, shape in world.SHAPES.items()}
+    verdict = gate(stacked=True).inspect([message(stack((0,), update=nothing))])
+    assert (verdict.admitted, verdict.nodes, verdict.quarantined) == ((), (), {"row:non-finite": 1})
+
+
+STACK_FAULTS = {
+    "a sum": (records(), "stacked"),
+    "rows of devices that nobody ordered": (stack((0, 4)), "rows"),
+    "more rows than were ordered": (stack((0, 1, 2, 3, 4)), "devices"),
+    "rows of another shape": (
+        stack((0,), update=wire.decode_named(stack((0,))["update"]) | {"bias": torch.zeros(1, 4)}),
+        "shapes",
+    ),
+    "rows that do not go together": (changed(stack(), lambda r: r["fedrec"].update(devices=2)), "wire"),
+}
+
+
+@pytest.mark.parametrize("name", STACK_FAULTS)
+def test_a_stack_that_does_not_fit_its_order_is_set_aside(name):
+    content, reason = STACK_FAULTS[name]
+    verdict = gate(stacked=True).inspect([message(content), message(stack((1,)), node=6)])
+    assert (verdict.quarantined, verdict.devices) == ({reason: 1}, 1)
+
+
+def test_a_stack_that_nobody_asked_for_is_set_aside():
+    assert gate().inspect([message(stack())]).quarantined == {"stacked": 1}
 
 
 def test_the_error_message_of_flower_is_set_aside():

@@ -67,6 +67,8 @@ def test_a_whole_run(plain):
         "seconds",
         "quarantined",
         "refused",
+        "bytes_down",
+        "bytes_up",
     ]
 
 

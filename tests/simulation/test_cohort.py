@@ -327,21 +327,23 @@ def test_with_content_alone_no_device_makes_an_item_table(kind, unit, engine):
     assert (policies.ITEMS, 23) in shapes.seen
 
 
-@pytest.mark.parametrize("unit", ["interaction", "both"])
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("sick", [False, True])
-def test_what_each_device_releases_adds_up_and_is_the_same_on_opacus(unit, sick):
-    policy = policies.policy(state="none", user_features=True)
+@pytest.mark.parametrize("state", ["none", "history"])
+def test_what_each_device_releases_adds_up_and_is_the_same_on_opacus(unit, sick, state):
+    policy = policies.policy(state=state, user_features=True)
     nan = torch.full((policies.USER,), float("nan")) if sick else None
     devices = tasks(policy, unit, [5, 0, 13, 1], user=nan)
     point = policies.parameters(policy)
     phi = {name: point[name] for name in policy.names(scope="shared")}
+    local = unit in ("interaction", "both")
     cohort, reference = (
         adapt_cohort(
             policy,
             phi,
             devices,
             config(unit, engine__kind=kind, engine__chunk=3),
-            LocalMechanism.of(policy, config(unit), 0.7),
+            LocalMechanism.of(policy, config(unit), 0.7) if local else None,
             round_number=3,
             each=True,
         )
@@ -351,5 +353,8 @@ def test_what_each_device_releases_adds_up_and_is_the_same_on_opacus(unit, sick)
         torch.testing.assert_close(value.double().sum(0), cohort.total[name], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(value, reference.each[name], rtol=1e-4, atol=1e-5)
     assert set(cohort.each) == set(policy.released)
-    with pytest.raises(ValueError, match="expected a local mechanism where devices release by themselves, got none"):
-        adapt_cohort(policy, phi, devices, config("user"), None, round_number=3, each=True)
+
+
+def test_nothing_of_a_single_device_comes_back_unless_it_was_asked_for():
+    policy = policies.policy(state="history")
+    assert run(policy, tasks(policy, "user", [5, 0, 13]), config("user")).each == {}

@@ -181,6 +181,42 @@ def test_an_order_for_another_world_is_refused(tmp_path):
     assert not (tmp_path / "nodes").exists() or list((tmp_path / "nodes").rglob("*.sqlite")) == []
 
 
+@pytest.mark.parametrize("engine", ["cohort", "reference"])
+def test_stacked_updates_add_up_to_the_sum_that_was_not_asked_for(tmp_path, engine):
+    """In the order's order, outliers' rows blown up among the others'."""
+    shares = {"data__outliers": 0.25, "data__outlier_boost": 7.0, "engine__kind": engine}
+    apart = adapting("none", **shares, server__aggregator="median")
+    stack = cohort(apart, tmp_path / "apart").train(order(apart, 1, stacked=True))
+    whole = cohort(adapting("none", **shares), tmp_path / "whole").train(order(apart, 1))
+    assert stack.rows.tolist() == list(range(len(apart.roster)))
+    for name, value in whole.update.items():
+        assert stack.update[name].shape == (len(apart.roster), *value.shape)
+        torch.testing.assert_close(stack.update[name].sum(0), value, rtol=1e-4, atol=1e-6)
+    honest = adapting("none", **(shares | {"data__outlier_boost": 1.0}), server__aggregator="median")
+    plain = cohort(honest, tmp_path / "honest").train(order(honest, 1, stacked=True))
+    factors = torch.tensor([7.0 if device in apart.outliers else 1.0 for device in apart.roster])
+    for name, value in plain.update.items():
+        along = factors.reshape(-1, *[1] * (value.dim() - 1))
+        torch.testing.assert_close(stack.update[name], value * along, rtol=1e-5, atol=1e-7)
+
+
+def test_rows_of_those_who_paid_say_their_places_and_the_refused_have_none(tmp_path):
+    world = adapting("interaction", server__aggregator="trimmed", privacy__max_participations=1)
+    node = cohort(world, tmp_path)
+    node.train(order(world, 1, devices=[1, 2], stacked=True))
+    reply = node.train(order(world, 2, devices=[0, 1, 2, 3], stacked=True))
+    assert (reply.devices, reply.refused, reply.rows.tolist()) == (2, 2, [0, 3])
+    assert decode_reply(encode_reply(reply)).rows.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("unit", small.UNITS)
+def test_no_order_makes_a_node_send_what_its_configuration_keeps_in_a_sum(unit, tmp_path):
+    world = adapting(unit)
+    with pytest.raises(WireError, match="an order for a sum in round 1, got the other; give server and nodes the same"):
+        cohort(world, tmp_path).train(order(world, 1, stacked=True))
+    assert list(tmp_path.rglob("*.sqlite")) == []
+
+
 @pytest.mark.parametrize("unit", small.UNITS)
 def test_nothing_private_is_in_a_reply(unit, tmp_path):
     world = small.world(privacy__unit=unit, policy__state="personal")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import RunError
+from .errors import RunError
 
 
 def replace_file(target: Path, content: bytes) -> None:
