@@ -10,9 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-for room in ("client", "simulation", "privacy"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / room))
-
 import device_world as one
 import torch
 from fedrec.client import participant as participant_module
