@@ -128,6 +128,7 @@ class Store:
         """
         if not path.is_file():
             raise StoreError(f"expected a device store in {path}, got none; create one first")
+        _durable.sweep(path.parent, f"{path.name}.new.")  # what a creation that was killed in the end has left
         connection = Connection(path, key)
         try:
             migrate(connection, path)

@@ -10,17 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import device_world as one
-import torch
-from fedrec.client import participant as participant_module
 from fedrec.client.device import Device
-from fedrec.client.participant import DeviceParticipant
 from fedrec.client.slate import Slate, Slot
 from fedrec.client.store import Store
-from fedrec.client.wire import TrainOrder
 from fedrec.errors import FedrecError
-from fedrec.meta.adapt import Adaptation
-from fedrec.privacy.ledger import Ledger
 from kill_at_boundaries import killed_before
 
 SECRET = "item-that-is-forgotten"
@@ -40,7 +33,7 @@ def slate(item):
 
 def use(folder):
     """Record, forget, withdraw consent and give it again; each is told once it was acknowledged."""
-    with Device.open(folder / "device.sqlite", clock=one.Clock()) as device:
+    with Device.open(folder / "device.sqlite", clock=lambda: 1_700_000_000.0) as device:
         device.record(clicked=["1"])
         tell(folder, "recorded 1")
         device.record(slate(SECRET), clicked=[SECRET])
@@ -56,7 +49,7 @@ def use(folder):
 def left_of_use(folder):
     told = (folder / "told").read_text().splitlines() if (folder / "told").exists() else []
     try:
-        with Device.open(folder / "device.sqlite", clock=one.Clock()) as device:
+        with Device.open(folder / "device.sqlite", clock=lambda: 1_700_000_000.0) as device:
             items = [entry.item for entry in device.store.entries()]
             found = {"told": told, "items": items, "consent": device.consented}
             device.record(clicked=["5"])
@@ -68,32 +61,45 @@ def left_of_use(folder):
     return found
 
 
-WORLD = one.world(privacy__unit="interaction", server__warm_start="none", policy__state="personal")
+def taking_part(folder):
+    """A device with a few ratings, and what takes part in a round with it.
 
+    Torch is imported here, when what needs none is over: a small process is forked in less time.
+    """
+    import device_world as one
+    import torch
+    from fedrec.client import participant
+    from fedrec.client.wire import TrainOrder
+    from fedrec.meta.adapt import Adaptation
 
-def unmoved(policy, start, *_, **__):
-    """An adaptation that takes no time: here the order of what is written counts, not what is learned."""
-    update = {name: torch.zeros_like(start[name]) for name in policy.released}
-    return Adaptation(update=update, personal={"personal": start["personal"]})
+    world = one.world(privacy__unit="interaction", server__warm_start="none", policy__state="personal")
+    with one.device(folder / "device.sqlite", world) as device:
+        device.consent(True)
+        device.record(rating={str(number): 4.0 for number in range(6)})
 
+    def unmoved(policy, start, *_, **__):
+        """Takes no time: here it is the order of what is written that counts, not what is learned."""
+        update = {name: torch.zeros_like(start[name]) for name in policy.released}
+        return Adaptation(update=update, personal={"personal": start["personal"]})
 
-def train(folder):
-    """Take part in two rounds; that there is an answer is told before it would leave."""
-    participant_module.adapt_device = unmoved
-    with Device.open(folder / "device.sqlite", clock=one.Clock()) as device:
-        participant = DeviceParticipant(device)
-        for number in (1, 2):
+    def train(folder):
+        participant.adapt_device = unmoved
+        with Device.open(folder / "device.sqlite") as device:
             order = TrainOrder(
-                round=number, phi=WORLD.initialization(), schema=WORLD.policy.schema(), devices=None, run="run"
+                round=1, phi=world.initialization(), schema=world.policy.schema(), devices=None, run="run"
             )
-            reply = participant.train(order)
-            tell(folder, f"{reply.status} {number}")
+            reply = participant.DeviceParticipant(device).train(order)
+            tell(folder, f"{reply.status} 1")
+
+    return train
 
 
 def left_of_train(folder):
+    from fedrec.privacy.ledger import Ledger
+
     told = (folder / "told").read_text().splitlines() if (folder / "told").exists() else []
     try:
-        with Device.open(folder / "device.sqlite", clock=one.Clock()) as device:
+        with Device.open(folder / "device.sqlite") as device:
             trainings = [training.name for training in device.store.trainings()]
             with Ledger.open(device.account.path) as ledger:
                 debits = [debit.key for debit in ledger.debits()]
@@ -133,25 +139,32 @@ def every_boundary(root, name, template, action, left):
             return outcomes
 
 
+def used(folder):
+    """A device with a catalogue and one interaction, made without torch."""
+    store = Store.create(folder / "device.sqlite")
+    store.adopt(1, "{}", b"", [str(number) for number in range(9)])
+    store.put("about", json.dumps({"reward_range": [1, 5]}))
+    store.close()
+    with Device.open(folder / "device.sqlite") as device:
+        device.consent(True)
+        device.record(clicked=["0"])
+
+
 def main():
     root = Path(sys.argv[1])
-    (root / "empty").mkdir()
-    for name in ("used", "trained"):
-        (root / name).mkdir()
-        with one.device(root / name / "device.sqlite", WORLD) as device:
-            device.consent(True)
-            device.record(clicked=["0"])
-            if name == "trained":
-                device.record(rating={str(number): 4.0 for number in range(6, 12)})
+    templates = {name: root / name for name in ("empty", "used", "trained")}
+    for folder in templates.values():
+        folder.mkdir()
+    used(templates["used"])
+    found = None
     with contextlib.suppress(PermissionError):
         found = {
-            "begin": every_boundary(root, "begin", root / "empty", begin, left_of_begin),
-            "use": every_boundary(root, "use", root / "used", use, left_of_use),
-            "train": every_boundary(root, "train", root / "trained", train, left_of_train),
+            "begin": every_boundary(root, "begin", templates["empty"], begin, left_of_begin),
+            "use": every_boundary(root, "use", templates["used"], use, left_of_use),
         }
-        print(json.dumps(found))
-        return
-    print(json.dumps(None))
+        train = taking_part(templates["trained"])
+        found["train"] = every_boundary(root, "train", templates["trained"], train, left_of_train)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
