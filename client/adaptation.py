@@ -18,7 +18,6 @@ from ..meta.adapt import Adaptation, adapt, step_size
 from ..meta.examples import Examples, changes_per_entry
 from ..meta.objective import example_losses
 from ..meta.policy import Parameters, Policy
-from ..privacy.dpsgd import DPSGD
 from ..privacy.entropy import NoiseSource
 from ..privacy.mechanisms import Clipped, clip_update
 from ..privacy.sampling import poisson_batch
@@ -100,6 +99,8 @@ def adapt_privately(
         Unit interaction, add or remove one interaction: K Gaussian releases with ``mechanism.noise_multiplier`` at
         ``mechanism.sample_rate``. Released: the update, and the personal parameters if anybody asked for them.
     """
+    from ..privacy.dpsgd import DPSGD  # Opacus takes some 80 MB: a device that clips only never loads it
+
     parameters = {name: nn.Parameter(start[name].clone()) for name in policy.trained}
     optimizer = DPSGD(
         parameters,

@@ -128,12 +128,14 @@ class Store:
         """
         if not path.is_file():
             raise StoreError(f"expected a device store in {path}, got none; create one first")
+        _durable.sweep(path.parent, f"{path.name}.new.")  # what a creation that was killed in the end has left
         connection = Connection(path, key)
         try:
             migrate(connection, path)
             ((found,),) = connection.rows("PRAGMA quick_check(1)")
             if found != "ok":
-                raise StoreError(f"the device store {path} is damaged ({found}); restore a copy: its ledger stays")
+                what = " ".join(str(found).split())
+                raise StoreError(f"the device store {path} is damaged ({what}); restore a copy: its ledger stays")
             store = cls(path, connection)
             if store.setting(_SCRUB) is not None:
                 store.scrub()

@@ -16,9 +16,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from opacus.accountants import PRVAccountant
-from opacus.accountants.analysis import gdp as _gdp
-from opacus.accountants.analysis import rdp as _rdp
 
 from .._validate import at_least, positive, probability
 from ..errors import PrivacyError
@@ -136,26 +133,32 @@ def _finer(low: float, high: float) -> list[float]:
 
 def _convert(history: History, orders: Sequence[float], delta: float) -> tuple[float, float]:
     """Opacus' conversion of the composed RDP: (epsilon, best order)."""
+    from opacus.accountants.analysis import rdp
+
     total = np.zeros(len(orders))
     for charge in history:
         per_step = [_rdp_at(charge.sample_rate, charge.noise_multiplier, order) for order in orders]
         total += np.array(per_step) * charge.steps
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "the optimal order is the largest": the bound stays valid
-        cost, best = _rdp.get_privacy_spent(orders=np.array(orders), rdp=total, delta=delta)
+        cost, best = rdp.get_privacy_spent(orders=np.array(orders), rdp=total, delta=delta)
     return float(cost), float(best)
 
 
 @lru_cache(maxsize=65536)
 def _rdp_at(sample_rate: float, noise_multiplier: float, order: float) -> float:
+    from opacus.accountants.analysis import rdp
+
     try:
-        return float(_rdp.compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order))
+        return float(rdp.compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order))
     except (ValueError, OverflowError):  # the alternating series of a fractional order can cancel: leave that order out
         return math.inf
 
 
 def _prv_epsilon(history: History, delta: float) -> float:
     """Opacus' PRV accountant within bounds on mesh and steps; infinity where it can't be used (RDP then stands)."""
+    from opacus.accountants import PRVAccountant
+
     accountant = PRVAccountant()
     accountant.history = [(charge.noise_multiplier, charge.sample_rate, charge.steps) for charge in history]
     if sum(charge.steps for charge in history) > _PRV_MAX_STEPS:
@@ -195,8 +198,10 @@ def _gaussian_epsilon(history: History, delta: float) -> float:
 def _gdp_mu(charge: Charge) -> float:
     if charge.sample_rate == 1:
         return math.sqrt(charge.steps) / charge.noise_multiplier
+    from opacus.accountants.analysis import gdp
+
     with np.errstate(over="ignore"):
-        mu = _gdp.compute_mu_poisson(
+        mu = gdp.compute_mu_poisson(
             steps=charge.steps,
             noise_multiplier=np.float64(charge.noise_multiplier),
             sample_rate=charge.sample_rate,

@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "meta"), str(Path(__file__).parent)]
+for room in ("client", "meta", "simulation", "privacy"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
