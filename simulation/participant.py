@@ -29,8 +29,8 @@ from ..privacy.accounting import Charge, epsilon
 from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
 from ..server.account import create_ledger
+from ..server.budget import BudgetPlan, PhaseNoise, plan_budget
 from .boost import adapt_boosted
-from .budget import BudgetPlan, PhaseNoise, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
 from .workers import Workers, worker_count
