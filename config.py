@@ -315,6 +315,9 @@ class ServerConfig(_Section):
     """Stop after this many validations without a better one (not private); none never stops."""
     nodes: int = Field(default=1, ge=1)
     """Flower nodes among which a simulation divides its devices."""
+    uplink: Encoding = "float32"
+    """How a device's update travels in rounds of adaptation: ``float16`` and ``int8`` round it at random, before the
+    server's noise but within the clip (units user and both), after the device's own noise (unit interaction)."""
     aggregator: Literal["sum", "trimmed", "median", "krum", "multi_krum"] = "sum"
     """What becomes of a round's updates: their sum, or a robust estimate of their mean that sees every device's own
     (units none and interaction)."""
@@ -509,6 +512,10 @@ class Config(_Section):
         if self.server.warm_start == "popularity" and round_number == 1:
             return "popularity"
         return "pairs" if self.server.warm_pairs and round_number == 2 else "adapt"
+
+    def uplink(self, round_number: int) -> Encoding:
+        """How a device's update travels in a round: a vote is cast once and goes as it is."""
+        return self.server.uplink if self.phase(round_number) == "adapt" else "float32"
 
     @property
     def adapt_rounds(self) -> int:

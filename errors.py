@@ -23,6 +23,19 @@ class WireError(FedrecError):
     """A message does not speak the wire format: version, names, shapes or types differ."""
 
 
+class StoreError(FedrecError):
+    """A device's store can't be used: missing, damaged, locked, of another key or version."""
+
+
+class NotAllowed(FedrecError):
+    """The device may not train or take part now: no consent, conditions that are not met, or a log that changed."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the ``reason`` as one word: ``consent``, ``conditions``, ``forgotten``."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class BundleError(FedrecError):
     """A policy bundle can't be trusted or used: signature, version, size, content."""
 

@@ -105,4 +105,5 @@ def _as_asked(order: TrainOrder, reply: TrainReply) -> TrainReply:
         wanted = "stacked updates" if order.stacked else "a sum"
         raise WireError(f"expected {wanted}, got an answer of {reply.devices} devices of another kind")
     update = {name: tensor[None] for name, tensor in reply.update.items()}
-    return replace(reply, update=update, rows=np.zeros(1, dtype=np.int64))
+    packed = None if reply.packed is None else reply.packed.stack()
+    return replace(reply, update=update, packed=packed, rows=np.zeros(1, dtype=np.int64))

@@ -42,8 +42,8 @@ class Packed:
 
     Attributes:
         encoding: ``float16`` or ``int8``.
-        codes: tensors of that type, in the update's shapes.
-        scales: float32, one for each block of a flattened tensor, ``[blocks]``.
+        codes: tensors of that type, in the update's shapes; of a stack ``[devices, *shape]``.
+        scales: float32, one for each block of a flattened tensor, ``[blocks]``; of a stack ``[devices, blocks]``.
     """
 
     encoding: Encoding
@@ -51,8 +51,34 @@ class Packed:
     scales: Named
 
     def unpack(self) -> Named:
-        """The update that the codes stand for, float32."""
+        """The update that the codes stand for, float32; of a stack every device's."""
+        if self._stacked:
+            return {name: _decoded(codes, self.scales[name]) for name, codes in self.codes.items()}
         return {name: _decoded(codes[None], self.scales[name][None])[0] for name, codes in self.codes.items()}
+
+    @property
+    def _stacked(self) -> bool:
+        return any(scales.dim() == 2 for scales in self.scales.values())
+
+    def stack(self) -> Packed:
+        """The same as a stack of one."""
+        codes, scales = ({name: rows[None] for name, rows in found.items()} for found in (self.codes, self.scales))
+        return Packed(self.encoding, codes, scales)
+
+    def check(self, *, stacked: bool) -> None:
+        """Refuse scales that do not fit the codes.
+
+        Raises:
+            WireError: there are too few or too many.
+        """
+        shapes = shapes_of(self.codes)
+        wanted = {
+            name: (*shape[:1], blocks_of(math.prod(shape[1:]))) if stacked else (blocks_of(math.prod(shape)),)
+            for name, shape in shapes.items()
+        }
+        found = shapes_of(self.scales)
+        if found != wanted:
+            raise WireError(f"expected a scale for each block of {BLOCK} codes, got scales {found} for codes {shapes}")
 
 
 def pack(
@@ -85,10 +111,22 @@ def pack(
         WireError: NaN or infinity, which no code stands for.
     """
     rows = {name: tensor[None] for name, tensor in update.items()}
-    codes, scales = _packed(rows, encoding, bound, generator or _system_generator())
-    return Packed(
-        encoding, {name: code[0] for name, code in codes.items()}, {n: scale[0] for n, scale in scales.items()}
-    )
+    stack = _pack_rows(rows, encoding, bound, generator or _system_generator())
+    codes, scales = ({name: rows[0] for name, rows in found.items()} for found in (stack.codes, stack.scales))
+    return Packed(encoding, codes, scales)
+
+
+def sent(
+    update: Named, encoding: Encoding, bound: Sensitivity | None, generator: torch.Generator | None = None
+) -> tuple[Named, Packed | None]:
+    """One device's update as it arrives, and as it travels where that is not float32: two fields of a reply.
+
+    Guarantee and errors as :func:`pack`.
+    """
+    if encoding == "float32":
+        return update, None
+    packed = pack(update, encoding, bound, generator)
+    return packed.unpack(), packed
 
 
 def rounded(
@@ -100,15 +138,19 @@ def rounded(
     """
     if encoding == "float32":
         return dict(stacked)
-    codes, scales = _packed(stacked, encoding, bound, generator)
-    return {name: _decoded(code, scales[name]) for name, code in codes.items()}
+    return _pack_rows(stacked, encoding, bound, generator).unpack()
 
 
-def payload_bytes(shapes: Mapping[str, tuple[int, ...]], encoding: Encoding) -> int:
-    """Bytes of an update's numbers on the wire, without the some hundred of names and headers; data do not matter."""
+def payload_bytes(shapes: Mapping[str, tuple[int, ...]], encoding: Encoding = "float32") -> int:
+    """Bytes of tensors of these shapes on the wire, without the some hundred of names and headers."""
     each = {"float32": 4, "float16": 2, "int8": 1}[encoding]
     counts = [math.prod(shape) for shape in shapes.values()]
     return sum(each * count + (0 if encoding == "float32" else 4 * blocks_of(count)) for count in counts)
+
+
+def shapes_of(named: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of named tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
 def blocks_of(count: int) -> int:
@@ -132,9 +174,9 @@ class _Cells:
         return (self.low + torch.where(self.chance > 0, self.step, 0.0)) * self.scale[..., None]
 
 
-def _packed(
+def _pack_rows(
     stacked: Mapping[str, Tensor], encoding: Encoding, bound: Sensitivity | None, generator: torch.Generator
-) -> tuple[Named, Named]:
+) -> Packed:
     blocks = {name: _blocks(name, stacked[name]) for name in sorted(stacked)}
     if bound is not None:
         blocks = _within(blocks, encoding, bound)
@@ -146,7 +188,7 @@ def _packed(
         shape = stacked[name].shape
         codes[name] = code[:, : math.prod(shape[1:])].reshape(shape).to(_CODES[encoding])
         scales[name] = cells.scale.to(torch.float32)
-    return codes, scales
+    return Packed(encoding, codes, scales)
 
 
 def _blocks(name: str, values: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """The wire format: the one module that both server and device read. Version 3.
 
 Both messages are Flower records: a ``ConfigRecord`` named ``fedrec`` with the fields and an ``ArrayRecord`` with the
-tensors (float32, little-endian, C order, in numpy's file format 1.0; no pickle, no JSON). Reading is strict: what is
-missing, extra or of another type is a :class:`WireError` of one sentence.
+tensors (float32, little-endian, C order, in numpy's file format 1.0; no pickle, no JSON). An update may travel in fewer
+bytes where the order says so: as codes and, in a record of their own, their blocks' scales (``client.compression``).
+Reading is strict: what is missing, extra or of another type is a :class:`WireError` of one sentence. docs/wire.md shows
+every message.
 
 A reply holds nothing private but the clipped sum itself and, where the clip is adaptive, the number of devices that it
 did not clip, which the server releases noised only: no ``num-examples``, no loss, no metric, no device id. Where the
@@ -17,15 +19,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from ..config import Encoding
 from ..errors import WireError
 from ..meta.policy import Named
+from .compression import Packed
 
 WIRE_VERSION = 3
 """Raised whenever a field or its meaning changes. ``version``, ``kind``, ``round``, ``status`` and ``reason`` stay."""
@@ -35,6 +39,7 @@ FIELDS = "fedrec"
 Status = Literal["ok", "refused", "error"]
 _REASON = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FLOAT32 = np.dtype("<f4")
+_CODES = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
 _NPY_HEADER_LIMIT = 4096
 
 
@@ -60,6 +65,8 @@ class TrainOrder:
     """S of this round, where the clip is adaptive: each update is held to it, and the reply counts those within it."""
     stacked: bool = False
     """Whether the reply holds every device's own update in place of their sum, as robust aggregators need."""
+    encoding: Encoding = "float32"
+    """How a device's own update is to travel; a sum of several is float32 always (see ``client.compression``)."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class TrainReply:
     """How many devices' updates the order's clip left alone; none where the order holds no clip."""
     rows: npt.NDArray[np.int64] | None = None
     """Of a stack: the place of each row's device in the order, increasing, int64 ``[devices]``; none: a sum."""
+    packed: Packed | None = None
+    """What travels in place of ``update``, which is then what it stands for; none: float32."""
 
 
 def encode_order(order: TrainOrder) -> RecordDict:
@@ -99,6 +108,8 @@ def encode_order(order: TrainOrder) -> RecordDict:
         fields["clip"] = _checked_clip(order.clip)
     if order.stacked:
         fields["stacked"] = True
+    if order.encoding != "float32":
+        fields["encoding"] = _checked_encoding(order.encoding)
     return _records(fields, "phi", order.phi)
 
 
@@ -109,7 +120,7 @@ def decode_order(records: RecordDict) -> TrainOrder:
         WireVersionError: it is of another version.
         WireError: it is not an order of this version.
     """
-    optional = {"devices": bytes, "clip": float, "stacked": bool}
+    optional = {"devices": bytes, "clip": float, "stacked": bool, "encoding": str}
     fields = _fields(records, "order", {"round": int, "schema": str, "run": str}, optional, ["phi"])
     packed = cast(bytes | None, fields.get("devices"))
     clip = cast(float | None, fields.get("clip"))
@@ -124,6 +135,7 @@ def decode_order(records: RecordDict) -> TrainOrder:
         run=cast(str, fields["run"]),
         clip=None if clip is None else _checked_clip(clip),
         stacked="stacked" in fields,
+        encoding=_encoding(fields),
     )
 
 
@@ -144,7 +156,12 @@ def encode_reply(reply: TrainReply) -> RecordDict:
         fields["unclipped"] = reply.unclipped
     if reply.rows is not None:
         fields["rows"] = _checked_devices(reply.rows).tobytes()
-    return _records(fields, "update", reply.update if reply.status == "ok" else None)
+    if reply.packed is None:
+        return _records(fields, "update", reply.update if reply.status == "ok" else None)
+    fields["encoding"] = _checked_encoding(reply.packed.encoding)
+    records = _records(fields, "scales", reply.packed.scales)
+    records["update"] = _encode(reply.packed.codes, _CODES[reply.packed.encoding])
+    return records
 
 
 def decode_reply(records: RecordDict) -> TrainReply:
@@ -155,22 +172,25 @@ def decode_reply(records: RecordDict) -> TrainReply:
         WireError: it is not a reply of this version, or the status contradicts the update.
     """
     required = {"round": int, "status": str, "devices": int, "refused": int}
-    optional = {"schema": str, "reason": str, "unclipped": int, "rows": bytes}
-    fields = _fields(records, "reply", required, optional, ["update"])
+    optional = {"schema": str, "reason": str, "unclipped": int, "rows": bytes, "encoding": str}
+    fields = _fields(records, "reply", required, optional, ["update", "scales"])
     status = fields["status"]
     if (status == "ok") != ("update" in records):
         raise WireError(f"expected an update with status ok and with no other, got status {status!r}")
-    packed = cast(bytes | None, fields.get("rows"))
+    rows = cast(bytes | None, fields.get("rows"))
+    packed = _packed(records, _encoding(fields), stacked=rows is not None)
+    update = _named(records, "update") if status == "ok" and packed is None else {}
     reply = TrainReply(
         round=_count(fields, "round", 0),
         schema=cast(str, fields.get("schema", "")),
         status=cast(Status, status),
-        update=_named(records, "update") if status == "ok" else {},
+        update=update if packed is None else packed.unpack(),
         devices=_count(fields, "devices", 0),
         refused=_count(fields, "refused", 0),
         reason=cast(str, fields.get("reason", "")),
         unclipped=cast(int | None, fields.get("unclipped")),
-        rows=None if packed is None else _unpacked_devices(packed),
+        rows=None if rows is None else _unpacked_devices(rows),
+        packed=packed,
     )
     _check_reply(reply)
     return reply
@@ -213,12 +233,16 @@ def encode_named(named: Mapping[str, torch.Tensor]) -> ArrayRecord:
     Raises:
         WireError: a tensor is not float32.
     """
+    return _encode(named, _FLOAT32)
+
+
+def _encode(named: Mapping[str, torch.Tensor], dtype: np.dtype[Any]) -> ArrayRecord:
     record = ArrayRecord()
     for name in sorted(named):
-        tensor = named[name]
-        if tensor.dtype != torch.float32:
-            raise WireError(f"expected float32 tensors, got {tensor.dtype} for {name!r}")
-        record[name] = Array(np.asarray(tensor.detach().cpu().numpy(), dtype=_FLOAT32, order="C"))
+        array = named[name].detach().cpu().numpy()
+        if array.dtype != dtype:
+            raise WireError(f"expected {dtype.name} tensors, got {array.dtype} for {name!r}")
+        record[name] = Array(np.asarray(array, dtype=dtype, order="C"))
     return record
 
 
@@ -228,7 +252,11 @@ def decode_named(record: ArrayRecord) -> Named:
     Raises:
         WireError: an array is not float32 in numpy's format, or its declared shape is not its real one.
     """
-    return {name: torch.from_numpy(_read_array(name, record[name])) for name in sorted(record)}
+    return _decode(record, _FLOAT32)
+
+
+def _decode(record: ArrayRecord, dtype: np.dtype[Any]) -> Named:
+    return {name: torch.from_numpy(_read_array(name, record[name], dtype)) for name in sorted(record)}
 
 
 def _records(fields: Mapping[str, object], arrays: str, named: Named | None) -> RecordDict:
@@ -273,17 +301,29 @@ def _fields(
     return fields
 
 
-def _named(records: RecordDict, name: str) -> Named:
+def _named(records: RecordDict, name: str, dtype: np.dtype[Any] = _FLOAT32) -> Named:
     record = records.get(name)
     if not isinstance(record, ArrayRecord):
         raise WireError(f"expected an array record {name!r}, got records {sorted(records)}")
-    return decode_named(record)
+    return _decode(record, dtype)
 
 
-def _read_array(name: str, array: Array) -> npt.NDArray[np.float32]:
+def _packed(records: RecordDict, encoding: Encoding, *, stacked: bool) -> Packed | None:
+    """Codes and scales that fit each other; none where the update travels as float32."""
+    if (encoding == "float32") == ("scales" in records):
+        raise WireError(f"expected scales with codes and with nothing else, got encoding {encoding}")
+    if encoding == "float32":
+        return None
+    packed = Packed(encoding, _named(records, "update", _CODES[encoding]), _named(records, "scales"))
+    packed.check(stacked=stacked)
+    return packed
+
+
+def _read_array(name: str, array: Array, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
     """The values behind an array's header, copied. Checks sizes before it allocates, so that no header can lie."""
-    if array.stype != "numpy.ndarray" or array.dtype != "float32":
-        raise WireError(f"expected {name!r} to be float32 in numpy's format, got {array.dtype} as {array.stype}")
+    kind = wanted.name
+    if array.stype != "numpy.ndarray" or array.dtype != kind:
+        raise WireError(f"expected {name!r} to be {kind} in numpy's format, got {array.dtype} as {array.stype}")
     stream = BytesIO(array.data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -293,15 +333,15 @@ def _read_array(name: str, array: Array) -> npt.NDArray[np.float32]:
     if (
         version != (1, 0)
         or fortran
-        or dtype != _FLOAT32
+        or dtype != wanted
         or tuple(shape) != tuple(array.shape)
         or min(shape, default=0) < 0
     ):
-        raise WireError(f"expected {name!r} to be float32 {tuple(array.shape)}, got {dtype} {tuple(shape)}")
+        raise WireError(f"expected {name!r} to be {kind} {tuple(array.shape)}, got {dtype} {tuple(shape)}")
     payload = array.data[stream.tell() :]
-    if len(payload) != _FLOAT32.itemsize * math.prod(shape):
+    if len(payload) != wanted.itemsize * math.prod(shape):
         raise WireError(f"expected {name!r} to hold {math.prod(shape)} numbers, got {len(payload)} bytes")
-    return np.frombuffer(payload, dtype=_FLOAT32).astype(np.float32).reshape(shape)
+    return np.frombuffer(payload, dtype=wanted).astype(wanted.newbyteorder("=")).reshape(shape)
 
 
 def _check_reply(reply: TrainReply) -> None:
@@ -320,6 +360,8 @@ def _check_reply(reply: TrainReply) -> None:
         raise WireError(f"expected unclipped to be a number from 0 to {reply.devices} devices, got {reply.unclipped!r}")
     if reply.rows is not None:
         _check_stack(reply.rows, reply)
+    if reply.packed is not None and reply.rows is None and reply.devices != 1:
+        raise WireError(f"expected codes of one device's update, got those of a sum over {reply.devices}")
 
 
 def _check_stack(rows: npt.NDArray[np.int64], reply: TrainReply) -> None:
@@ -329,6 +371,17 @@ def _check_stack(rows: npt.NDArray[np.int64], reply: TrainReply) -> None:
     for name, tensor in reply.update.items():
         if tensor.shape[:1] != (reply.devices,):
             raise WireError(f"expected {reply.devices} rows of {name!r}, got shape {tuple(tensor.shape)}")
+
+
+def _encoding(fields: ConfigRecord) -> Encoding:
+    """The field, which is left out where all is float32."""
+    return _checked_encoding(fields["encoding"]) if "encoding" in fields else "float32"
+
+
+def _checked_encoding(encoding: object) -> Encoding:
+    if encoding not in _CODES:
+        raise WireError(f"expected the encoding {' or '.join(_CODES)}, or none for float32, got {encoding!r}")
+    return cast(Encoding, encoding)
 
 
 def _checked_clip(clip: float) -> float:

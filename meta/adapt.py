@@ -6,7 +6,7 @@ gradient is taken where the fast weights arrived. With K = 1 this is one step of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,13 @@ class Adaptation:
     personal: Named
 
 
-def adapt(policy: Policy, start: Parameters, examples: Examples, settings: LocalConfig) -> Adaptation:
+def adapt(
+    policy: Policy,
+    start: Parameters,
+    examples: Examples,
+    settings: LocalConfig,
+    before_step: Callable[[], None] | None = None,
+) -> Adaptation:
     """Adapt one device from ``start`` (shared and personal parameters together), without privacy noise.
 
     Pure and free of data-dependent control flow: it also runs under ``torch.func.vmap``.
@@ -41,8 +47,11 @@ def adapt(policy: Policy, start: Parameters, examples: Examples, settings: Local
         start: every parameter of the policy.
         examples: the device's examples; with none present the update is zero.
         settings: K, step sizes, objective.
+        before_step: called before every step; what it raises ends the adaptation, and nothing of it is returned.
     """
-    fast = descend(policy, start, examples, settings, steps=settings.steps - 1)
+    fast = descend(policy, start, examples, settings, steps=settings.steps - 1, before_step=before_step)
+    if before_step is not None:
+        before_step()
     gradients = loss_gradient(policy, {**start, **fast}, policy.trained, examples, settings, start=start)
     moved = {}
     for name, gradient in gradients.items():
@@ -63,13 +72,19 @@ def descend(
     *,
     steps: int,
     names: tuple[str, ...] | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> Named:
-    """The named parameters (the fast ones, personal included) after ``steps`` gradient steps, the others fixed."""
+    """The named parameters (the fast ones, personal included) after ``steps`` gradient steps, the others fixed.
+
+    ``before_step`` is called before every step; what it raises ends the descent.
+    """
     names = policy.names(speed="fast") if names is None else names
     fast = {name: start[name] for name in names}
     if not names:
         return fast
     for _ in range(steps):
+        if before_step is not None:
+            before_step()
         gradients = loss_gradient(policy, {**start, **fast}, names, examples, settings, last=False, start=start)
         fast = {
             name: here

@@ -71,8 +71,8 @@ class Interactions:
         items: catalogue rows, int64 ``[n]``.
         rewards: rewards (rating, click, count), float32 ``[n]``.
         timestamps: seconds, int64 ``[n]``, where the log has them.
-        propensities: probability with which the logging policy showed the item, float32 ``[n]`` in (0, 1],
-            where the log has them.
+        propensities: probability with which the logging policy showed the item, float32 ``[n]`` in [0, 1], where the
+            log has them; 0 where one entry has none, as what somebody found without being shown it.
     """
 
     items: Tensor
@@ -81,15 +81,15 @@ class Interactions:
     propensities: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse unequal lengths, NaN rewards and propensities outside (0, 1]."""
+        """Refuse unequal lengths, NaN rewards and propensities outside [0, 1]."""
         for name in ("rewards", "timestamps", "propensities"):
             column = getattr(self, name)
             if column is not None and column.shape != self.items.shape:
                 raise DataError(f"expected {len(self.items)} {name}, one an item, got {tuple(column.shape)}")
         if not bool(torch.isfinite(self.rewards).all()):
             raise DataError("expected finite rewards, got NaN or infinity; drop or repair those interactions")
-        if self.propensities is not None and not bool(((self.propensities > 0) & (self.propensities <= 1)).all()):
-            raise DataError("expected propensities in (0, 1], got others; drop or repair those interactions")
+        if self.propensities is not None and not bool(((self.propensities >= 0) & (self.propensities <= 1)).all()):
+            raise DataError("expected propensities in [0, 1], got others; drop or repair those interactions")
 
     def __len__(self) -> int:
         return int(self.items.shape[0])

@@ -18,6 +18,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from ..client.wire import TrainReply, WireVersionError, decode_reply
+from ..config import Encoding
 from ..errors import WireError
 from ..meta.policy import Named
 from ..privacy.mechanisms import Sensitivity
@@ -80,6 +81,8 @@ class ReplyGate:
     that), and otherwise it counts nothing."""
     stacked: bool = False
     """Whether the order asked for stacked updates."""
+    encoding: Encoding = "float32"
+    """How the order wants a device's own update; float32 is welcome always, as sums of several travel so."""
 
     def inspect(self, replies: Iterable[Message]) -> Verdict:
         """Check every reply. A node that replied more than once counts with none: no arrival order would be right."""
@@ -124,6 +127,7 @@ class ReplyGate:
                 f"expected at most {self.ordered[node]} devices, got {reply.devices} and {reply.refused} refused",
             )
         if reply.status == "ok":
+            self._check_encoding(reply)
             self._check_rows(reply, node)
             self._check_update(reply)
         return reply
@@ -154,6 +158,10 @@ class ReplyGate:
             if fault is not None:
                 raise fault
 
+    def _check_encoding(self, reply: TrainReply) -> None:
+        if reply.packed is not None and reply.packed.encoding != self.encoding:
+            raise _Rejected("encoding", f"expected an update as {self.encoding}, got {reply.packed.encoding}")
+
     def _check_rows(self, reply: TrainReply, node: int) -> None:
         if (reply.rows is not None) != self.stacked:
             wanted = "stacked updates" if self.stacked else "a sum"
@@ -172,7 +180,7 @@ class ReplyGate:
         if good.all():
             return reply
         update = {name: tensor[torch.from_numpy(good)] for name, tensor in reply.update.items()}
-        return replace(reply, update=update, rows=rows[good], devices=int(good.sum()))
+        return replace(reply, update=update, rows=rows[good], devices=int(good.sum()), packed=None)
 
     def _faults(self, rows: Mapping[str, Tensor], devices: int) -> list[_Rejected | None]:
         """What is wrong with each row, which answers for so many devices."""

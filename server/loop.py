@@ -211,6 +211,8 @@ class _Federation:
             refused=verdict.refused,
             rounds=self._config.server.rounds,
             clip=clip,
+            bytes_down=self._strategy.traffic.down,
+            bytes_up=self._strategy.traffic.up,
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:

@@ -48,6 +48,10 @@ class RoundReport:
     """Rounds of the whole run; not part of the row."""
     clip: float | None = None
     """S of this round, where the clip is adaptive: post-processing of what earlier rounds released."""
+    bytes_down: int = 0
+    """Bytes of tensors to the devices ordered, each by itself, as in a deployment."""
+    bytes_up: int = 0
+    """Bytes of tensors from the devices whose updates count, each by itself."""
 
     def row(self) -> dict[str, Any]:
         """The row of ``metrics.jsonl``."""
@@ -59,6 +63,8 @@ class RoundReport:
             "seconds": round(self.seconds, 3),
             "quarantined": dict(self.quarantined),
             "refused": self.refused,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
         }
         return row if self.clip is None else row | {"clip": self.clip}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .._streams import torch_stream
+from ..client.compression import payload_bytes, shapes_of
 from ..client.wire import TrainOrder, TrainReply, decode_named, encode_named, encode_order
 from ..config import Config
 from ..meta import pairs
@@ -35,6 +37,16 @@ from .roster import Roster
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of tensors in a round, one device a node; a cohort's node gets one order for many and sends one sum."""
+
+    down: int = 0
+    """To the devices that were ordered."""
+    up: int = 0
+    """From those whose updates count."""
+
+
 class MetaStrategy(Strategy):
     """One round of the federation, in Flower's two halves.
 
@@ -55,6 +67,8 @@ class MetaStrategy(Strategy):
         self.clip = (clip or config.privacy.clip) if config.privacy.clipping == "adaptive" else None
         """S of the next round of adaptation, where the clip is adaptive."""
         self.verdict = Verdict()
+        self.traffic = Traffic()
+        """What the last round's devices were sent and sent."""
         self._config = config
         self._plan = plan
         self._roster = Roster(plan.population, plan.single)
@@ -80,12 +94,14 @@ class MetaStrategy(Strategy):
             bound=self._plan.sensitivity(self._config, server_round, clip),
             bits=clip is not None,
             stacked=self._stacked(server_round),
+            encoding=self._config.uplink(server_round),
         )
+        self.traffic = Traffic(payload_bytes(shapes_of(phi)) * sum(gate.ordered.values()))
         messages = []
         for node, share in shares.items():
             devices = None if self._plan.single else share
             run = self._plan.run_name(self._config)
-            order = TrainOrder(server_round, phi, self._plan.schema, devices, run, clip, gate.stacked)
+            order = TrainOrder(server_round, phi, self._plan.schema, devices, run, clip, gate.stacked, gate.encoding)
             messages.append(Message(encode_order(order), node, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 
@@ -100,6 +116,8 @@ class MetaStrategy(Strategy):
             raise ValueError(f"expected round {server_round} to be configured first; call configure_train")
         self._gate = None
         self.verdict = gate.inspect(replies)
+        up = payload_bytes(shapes_of(gate.phi), gate.encoding) * self.verdict.devices
+        self.traffic = replace(self.traffic, up=up)
         total = self._combined(gate) if gate.stacked else _sum(gate.phi, self.verdict.admitted)
         released = self._released(server_round, gate.bound, total)
         phi = self._folded(server_round, released)

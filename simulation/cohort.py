@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes, refuse_coupling
+from ..client.compression import rounded
 from ..config import Config
 from ..meta.adapt import Adaptation, learned_rate, step_size
 from ..meta.backward import backward, example_squares
@@ -210,7 +211,9 @@ def adapt_cohort(
         each=each,
     )
     room = CHUNK_FLOATS if device.type == "cpu" else DEVICE_FLOATS
-    written = each or mechanism is not None  # every device's own tables are written down
+    written = (
+        each or mechanism is not None or config.server.uplink != "float32"
+    )  # every device's own tables are written down
     divided = list(chunks(policy, work.devices, work.sizes, config, private=written, room=room))
     parts = blocks(divided)
     total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
@@ -278,9 +281,10 @@ class Task:
             devices=work.devices[places],
             examples=work.examples(places),
             personal={name: value[torch.from_numpy(places)] for name, value in work.personal.items()},
-            each=self.each,
+            each=self.each or self.config.server.uplink != "float32",
         )
-        return _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
+        outcome = _reference(chunk) if self.config.engine.kind == "reference" else _batched(chunk)
+        return outcome if self.config.server.uplink == "float32" else _encoded(chunk, outcome, kept=self.each)
 
 
 def _joined(parts: Sequence[Named]) -> Named:
@@ -328,6 +332,27 @@ def _reference(chunk: _Chunk) -> _Outcome:
         unclipped=unclipped,
         each={name: torch.stack(values) for name, values in each.items()},
     )
+
+
+def _encoded(chunk: _Chunk, outcome: _Outcome, *, kept: bool) -> _Outcome:
+    """What arrives of every device's own update when it is rounded for its way, and the sum of that.
+
+    Guarantee:
+        As ``client.compression.pack``, device by device: the sum of a cohort itself is not rounded.
+    """
+    privacy, server = chunk.config.privacy, chunk.config.server
+    bound = None
+    if privacy.unit in ("user", "both"):
+        bound = Sensitivity(privacy.clip, privacy.scales_of(outcome.each))
+    arrived: dict[str, list[Tensor]] = {name: [] for name in outcome.each}
+    for row, device in enumerate(chunk.devices.tolist()):
+        stream = torch_stream(chunk.config.seed, chunk.round_number, device, "rounding")
+        own = {name: value[row : row + 1] for name, value in outcome.each.items()}
+        for name, value in rounded(own, server.uplink, bound, stream).items():
+            arrived[name].append(value)
+    each = {name: torch.cat(values) for name, values in arrived.items()}
+    total = {name: value.sum(0, dtype=torch.float64) for name, value in each.items()}
+    return replace(outcome, total=total, each=each if kept else {})
 
 
 def _alone(examples: Examples, row: int) -> Examples:

@@ -26,9 +26,9 @@ from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import VOTE_NORM, vote
 from ..privacy.accounting import Charge, epsilon
+from ..privacy.birth import create_ledger
 from ..privacy.entropy import NoiseSource, SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
-from ..server.account import create_ledger
 from ..server.budget import BudgetPlan, PhaseNoise, plan_budget
 from .boost import adapt_boosted
 from .cohort import CohortResult, Work, adapt_cohort
@@ -78,6 +78,7 @@ class Cohort:
         """
         config = self._at_clip(order)
         self._check_stacked(order)
+        self._check_encoding(order)
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
@@ -104,6 +105,15 @@ class Cohort:
             raise WireError(
                 f"expected an order for {'stacked updates' if wanted else 'a sum'} in round {order.round}, got the "
                 "other; give server and nodes the same configuration"
+            )
+
+    def _check_encoding(self, order: TrainOrder) -> None:
+        """Refuse an order for another encoding than that in which the run's configuration rounds updates."""
+        wanted = self._config.uplink(order.round)
+        if order.encoding != wanted:
+            raise WireError(
+                f"expected an order for updates as {wanted} in round {order.round}, got {order.encoding}; give server "
+                "and nodes the same configuration"
             )
 
     def _at_clip(self, order: TrainOrder) -> Config:

@@ -21,7 +21,7 @@ ROOMS = {
     "server": {"server", "client", "privacy", "meta"},
     "simulation": {"simulation", "server", "client", "privacy", "meta"},
 }
-WIRE = {"client.wire", "client.app"}
+WIRE = {"client.wire", "client.app", "client.compression"}
 """What the server may read of the client's room: the wire format."""
 NEVER = {
     "meta": {"flwr", "opacus", "polars", "matplotlib", "ray", "typer", "rich"},

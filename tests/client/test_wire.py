@@ -9,6 +9,7 @@ import torch
 from fedrec._streams import torch_stream
 from fedrec.client import wire
 from fedrec.client.app import make_client_app
+from fedrec.client.compression import pack, sent
 from fedrec.client.wire import TrainOrder, TrainReply, WireVersionError
 from fedrec.errors import PrivacyError, WireError
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -39,6 +40,14 @@ def stack(**changes):
     return reply(**({"update": update, "rows": np.array([0, 2])} | changes))
 
 
+def coded(encoding, *, stacked=False):
+    """A reply of one device, or of a stack, whose numbers lie on the grid."""
+    packed = pack(reply().update, encoding, None, torch_stream(0, "codes"))
+    if not stacked:
+        return reply(devices=1, packed=packed)
+    return stack(devices=1, update=packed.stack().unpack(), packed=packed.stack(), rows=np.array([2]))
+
+
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -60,9 +69,13 @@ def messages():
         "order to a single device": wire.encode_order(order(devices=None)),
         "order with a clip": wire.encode_order(order(clip=0.1)),
         "order of stacked updates": wire.encode_order(order(stacked=True)),
+        "order of codes": wire.encode_order(order(devices=None, encoding="int8")),
         "reply": wire.encode_reply(reply()),
         "reply with bits": wire.encode_reply(reply(unclipped=1)),
         "reply of stacked updates": wire.encode_reply(stack()),
+        "reply in 8 bits": wire.encode_reply(coded("int8")),
+        "reply in 16 bits": wire.encode_reply(coded("float16")),
+        "stacked reply in 8 bits": wire.encode_reply(coded("int8", stacked=True)),
         "refusal": wire.encode_reply(reply(status="refused", update={}, devices=0, refused=3)),
         "error": wire.encode_reply(TrainReply(0, "", "error", reason="wire-version")),
         "hello": wire.encode_hello(),
@@ -74,11 +87,12 @@ def test_the_layout_is_the_golden_one():
 
 
 def test_orders_and_replies_come_back_as_they_went():
-    for sent in (order(), order(devices=None), order(clip=0.1), order(stacked=True)):
+    for sent in (order(), order(devices=None), order(clip=0.1), order(stacked=True), order(encoding="float16")):
         got = wire.decode_order(wire.encode_order(sent))
         assert same(got.phi, sent.phi)
         assert got.devices is None if sent.devices is None else got.devices.tolist() == [0, 4, 9]
         assert (got.round, got.schema, got.run, got.clip, got.stacked) == (3, "s1", "r1", sent.clip, sent.stacked)
+        assert got.encoding == sent.encoding
     for sent in (
         reply(),
         reply(unclipped=0),
@@ -90,6 +104,20 @@ def test_orders_and_replies_come_back_as_they_went():
         assert same(got.update, sent.update)
         assert replace(got, update={}, rows=None) == replace(sent, update={}, rows=None)
         assert got.rows is None if sent.rows is None else got.rows.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_codes_come_back_as_what_they_stand_for(encoding, stacked):
+    sent = coded(encoding, stacked=stacked)
+    got = wire.decode_reply(wire.encode_reply(sent))
+    assert got.packed.encoding == encoding
+    assert same(got.packed.codes, sent.packed.codes)
+    assert same(got.packed.scales, sent.packed.scales)
+    assert same(got.update, sent.packed.unpack())
+    assert got.update["items"].shape == ((1, 2, 3) if stacked else (2, 3))
+    expected = sent.update["items"].reshape(2, 3)
+    torch.testing.assert_close(got.update["items"].reshape(2, 3), expected, rtol=1e-6, atol=0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -212,12 +240,36 @@ def test_a_broken_reply_is_one_sentence(name):
     assert "\n" not in str(caught.value)
 
 
+CODE_FAULTS = {
+    "no scales": (lambda r: r.pop("scales"), "scales with codes and with nothing else"),
+    "scales of no codes": (lambda r: r["fedrec"].pop("encoding"), "scales with codes and with nothing else"),
+    "codes of another encoding": (lambda r: r["fedrec"].update(encoding="float16"), "to be float16.*got int8"),
+    "an unknown encoding": (lambda r: r["fedrec"].update(encoding="pickle"), "got 'pickle'"),
+    "a scale too few": (lambda r: r["scales"].pop("items"), "a scale for each block of 64 codes"),
+    "a scale too many": (
+        lambda r: r["scales"].update(items=Array(np.ones(2, np.float32))),
+        "a scale for each block of 64 codes",
+    ),
+    "codes of a sum": (lambda r: r["fedrec"].update(devices=2), "codes of one device's update, got.* a sum over 2"),
+    "a refusal with codes": (lambda r: r["fedrec"].update(status="refused", devices=0), "no other, got status"),
+}
+
+
+@pytest.mark.parametrize("name", CODE_FAULTS)
+def test_broken_codes_are_one_sentence(name):
+    change, sentence = CODE_FAULTS[name]
+    with pytest.raises(WireError, match=sentence):
+        wire.decode_reply(broken(lambda: wire.encode_reply(coded("int8")), change))
+
+
 ORDER_FAULTS = {
     "round 0": (lambda r: r["fedrec"].update(round=0), "expected round >= 1, got 0"),
     "clip 0": (lambda r: r["fedrec"].update(clip=0.0), "finite clip > 0, got 0.0"),
     "clip NaN": (lambda r: r["fedrec"].update(clip=float("nan")), "finite clip > 0, got nan"),
     "a clip that is no number": (lambda r: r["fedrec"].update(clip="1"), "expected clip to be float, got str"),
     "stacked that is false": (lambda r: r["fedrec"].update(stacked=False), "true or left out, got false"),
+    "an unknown encoding": (lambda r: r["fedrec"].update(encoding="int4"), "float16 or int8, or none.*got 'int4'"),
+    "an encoding that says nothing": (lambda r: r["fedrec"].update(encoding="float32"), "none for float32, got"),
     "stacked that is a number": (lambda r: r["fedrec"].update(stacked=1), "expected stacked to be bool, got int"),
     "no phi": (lambda r: r.pop("phi"), "expected an array record 'phi'"),
     "half an index": (lambda r: r["fedrec"].update(devices=b"1234567"), "got 7 bytes"),
@@ -314,6 +366,19 @@ def test_a_single_device_is_a_stack_of_one_where_a_stack_is_asked_for():
     got = wire.decode_reply(ask(app, wire.encode_order(order(stacked=True, devices=None))).content)
     assert (got.status, got.devices, got.rows.tolist()) == ("ok", 1, [0])
     assert same(got.update, {name: tensor[None] for name, tensor in order().phi.items()})
+
+
+def test_codes_of_a_single_device_are_stacked_too():
+    class Coded(Echo):
+        def train(self, order):
+            update, packed = sent(order.phi, order.encoding, None, torch_stream(0, "codes"))
+            return TrainReply(order.round, order.schema, update=update, packed=packed, devices=1)
+
+    app = make_client_app(lambda context: Coded())
+    asked = order(stacked=True, devices=None, encoding="int8")
+    got = wire.decode_reply(ask(app, wire.encode_order(asked)).content)
+    assert (got.packed.encoding, got.rows.tolist()) == ("int8", [0])
+    torch.testing.assert_close(got.update["items"][0], order().phi["items"], rtol=0, atol=5 / 127)
 
 
 @pytest.mark.parametrize(("asked", "answer"), [(True, reply()), (False, stack())])

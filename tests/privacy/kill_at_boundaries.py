@@ -19,8 +19,8 @@ from pathlib import Path
 
 from fedrec.errors import LedgerError
 from fedrec.privacy.accounting import Charge
+from fedrec.privacy.birth import create_ledger
 from fedrec.privacy.ledger import Ledger, LedgerSettings
-from fedrec.server.account import create_ledger
 
 SETTINGS = LedgerSettings("interaction", 1e-5, None, "rdp")
 CHARGE = Charge(50.0, 0.25, 1)

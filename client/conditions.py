@@ -1,0 +1,79 @@
+"""When a device may adapt: what the app requires, what it last reported, and the hours.
+
+The app feeds reports (``device.conditions(charging=True, ...)``); they are kept in the store, so that they reach the
+process that takes part in the federation, too. What was never reported, or too long ago, counts as not met.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from .._validate import positive
+
+NAMES = ("charging", "unmetered", "idle")
+_LOCAL = ("charging", "idle")
+"""What matters to an adaptation of which nothing is sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """What must hold while the device adapts.
+
+    Attributes:
+        charging: on external power.
+        unmetered: on a network that costs nothing; asked for only where something is to be sent.
+        idle: nobody uses the device.
+        hours: from and to, whole hours of local time in [0, 24]; ``(22, 6)`` goes past midnight. None: always.
+        fresh: seconds for which a report holds.
+    """
+
+    charging: bool = False
+    unmetered: bool = False
+    idle: bool = False
+    hours: tuple[int, int] | None = None
+    fresh: float = 900.0
+
+    def __post_init__(self) -> None:
+        """Check the hours and the age of reports."""
+        positive("fresh", self.fresh)
+        if self.hours is not None and not (
+            len(self.hours) == 2 and all(isinstance(hour, int) and 0 <= hour <= 24 for hour in self.hours)
+        ):
+            raise ValueError(f"expected hours as two whole numbers in [0, 24], got {self.hours!r}; such as (22, 6)")
+
+    def missing(self, report: Mapping[str, Any], now: float, *, sends: bool) -> tuple[str, ...]:
+        """Names of the requirements that are not met, in a fixed order.
+
+        Args:
+            report: the last one, its time under ``at``; empty where there is none.
+            now: seconds since 1970.
+            sends: whether anything is to leave the device.
+        """
+        known = 0 <= now - float(report.get("at", -self.fresh)) <= self.fresh
+        asked = [name for name in NAMES if getattr(self, name) and (sends or name in _LOCAL)]
+        lacking = [name for name in asked if not (known and report.get(name))]
+        return (*lacking, *(() if self._within(now) else ("hours",)))
+
+    def _within(self, now: float) -> bool:
+        if self.hours is None:
+            return True
+        start, end = self.hours
+        hour = datetime.fromtimestamp(now).hour
+        return start <= hour < end if start <= end else hour >= start or hour < end
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Requirements:
+        """What :meth:`to_json` wrote; none gives the defaults, which require nothing."""
+        if text is None:
+            return cls()
+        values = json.loads(text)
+        hours = values.pop("hours")
+        return cls(**values, hours=None if hours is None else (hours[0], hours[1]))

@@ -1,0 +1,572 @@
+"""The device: the one object that an app holds. It records, recommends, adapts, explains and forgets, offline.
+
+Everything that is acknowledged is on the disk. Recording, consent, conditions and status need no torch: it is imported
+with the first recommendation, so that a process that only records stays small and starts at once.
+
+One ``Device`` may be used by many threads, and several processes may open the same store: calls wait for each other
+where they must, and each sees what the others have written. While ``adapt`` computes, other calls go on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._validate import at_least
+from ..errors import LedgerError, NotAllowed, PolicyError
+from .account import Budget, DeviceAccount
+from .conditions import NAMES, Requirements
+from .slate import Reasons, Slate, Slot
+from .store import Entry, Impression, Kind, Store, Training
+
+if TYPE_CHECKING:
+    import torch
+
+    from .package import PolicyPackage
+    from .seat import Seat
+
+EXPORT = 1
+"""Version of what ``export`` returns."""
+TEMPERATURE = 0.3
+"""Of the draw unless the app says otherwise: close to the best items, never the same list twice."""
+MOST = 10_000
+"""Interactions that are kept unless the app says otherwise, and as many impressions."""
+_STALE = 500
+"""Rows beyond the limits that may linger in memory before the log is read anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What ``Device.status`` tells; nothing in it leaves the device."""
+
+    path: str
+    consent: bool
+    interactions: int
+    impressions: int
+    adapted: bool
+    """Whether recommendations come from a policy that was adapted on this device."""
+    versions: Mapping[str, int]
+    """Version of the ``current`` package and, where there is one, of the ``previous``."""
+    schema: str | None
+    """Fingerprint of the policy; none without a package."""
+    unit: str | None
+    """Privacy unit of the federation."""
+    missing: tuple[str, ...]
+    """Conditions that are not met for taking part."""
+    releases: int
+    """How often something trained here was made to leave."""
+    forgotten: int
+    """How many of those were trained on something that was forgotten since."""
+    budget: Budget | None
+    """None where the device itself spends nothing (units ``user`` and ``none``)."""
+    problem: str | None
+    """Why nothing may be trained, where the ledger is missing or damaged; recommending still works."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+
+class Device:
+    """One user's device. Construct it through :meth:`create` or :meth:`open`; use it as a context manager."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        """Use :meth:`create` or :meth:`open`."""
+        self.store = store
+        self.account = DeviceAccount(store)
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._seat: Seat | None = None
+        self._known: PolicyPackage | None = None
+        self._data_version = -1
+        self._dropped = 0
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        package: PolicyPackage | None = None,
+        key: str | bytes | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> Device:
+        """Begin a device where there is none. A ledger that lies there already is gone on with: it is for life.
+
+        Args:
+            path: of the store; the ledger lies beside it, its name ending in ``.ledger``.
+            package: what to recommend with; :meth:`adopt` takes one later.
+            key: encrypts the file (extra ``fedrec[encryption]``); keep it outside of the file's reach.
+            clock: seconds since 1970.
+
+        Raises:
+            StoreError: there is a file already, or it can't be written.
+            PrivacyError: the ledger that is there does not fit the package.
+        """
+        device = cls(Store.create(Path(path), key), clock=clock)
+        try:
+            if package is not None:
+                device.adopt(package)
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    @classmethod
+    def open(
+        cls, path: str | Path, key: str | bytes | None = None, *, clock: Callable[[], float] = time.time
+    ) -> Device:
+        """Open a device's store.
+
+        Raises:
+            StoreError: missing, damaged, of another key, of a newer version.
+        """
+        return cls(Store.open(Path(path), key), clock=clock)
+
+    def adopt(self, package: PolicyPackage) -> None:
+        """Recommend with ``package`` from now on, and keep the one before it for :meth:`rollback`.
+
+        What was adapted locally from the old one is dropped; the log stays, known by the items' ids.
+
+        Raises:
+            PolicyError: it is no newer than every one before.
+            PrivacyError: the device's ledger was begun under another delta or accountant.
+        """
+        with self._lock:
+            newest = int(self.store.setting("newest") or 0)
+            if package.version <= newest:
+                raise PolicyError(f"expected a package newer than version {newest}, got {package.version}")
+            self.account.begin(package)
+            manifest, tensors = package.encode()
+            with self.store.transaction():
+                self.store.put("newest", str(package.version))
+                self.store.put("about", _about(package))
+                self.store.adopt(package.version, manifest, tensors, _ids(package))
+            self._seat = None
+
+    def rollback(self) -> int:
+        """Go back to the package before the current one; returns its version.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        from .package import PolicyPackage
+
+        with self._lock:
+            kept = self.store.package("previous")
+            if kept is None:
+                raise PolicyError("expected a previous package to go back to, got none; adopt a newer one instead")
+            package = PolicyPackage.decode(*kept)
+            with self.store.transaction():
+                self.store.put("about", _about(package))
+                self.store.roll_back(_ids(package))
+            self._seat = None
+            return package.version
+
+    @property
+    def package(self) -> PolicyPackage:
+        """The current package.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        with self._lock:
+            return self.seated().package
+
+    def recommend(
+        self,
+        candidates: Collection[str] | None = None,
+        k: int = 10,
+        context: Mapping[str, float] | None = None,
+        *,
+        temperature: float = TEMPERATURE,
+        epsilon: float = 0.0,
+        diversity: float = 0.0,
+        blocked: Collection[str] = (),
+        again: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Slate:
+        """Draw a slate of ``k`` items, each with its exact propensity.
+
+        Args:
+            candidates: item ids to choose from; none: the whole catalogue.
+            k: positions; the slate is shorter where fewer are left.
+            context: features of the device for this call, by name, in place of :meth:`profile`'s.
+            temperature: of the softmax; 0 takes the best and explores nothing.
+            epsilon: share of every draw that is uniform over what is left.
+            diversity: weight of the likeness to what stands above, in [0, 1).
+            blocked: item ids that may not be shown: out of stock, not for this user.
+            again: show what was met already, too.
+            generator: stream of the draw; none takes OS entropy.
+
+        Raises:
+            PolicyError: no package, an unknown item, scores that are not finite.
+            ValueError: a setting out of its range.
+        """
+        from .seat import exploration
+
+        how = exploration(k, temperature, epsilon, diversity)
+        with self._lock:
+            seat = self.seated()
+            slots = seat.slots(
+                candidates, how, context, blocked=blocked, again=again, generator=generator or _system_stream()
+            )
+            return Slate(
+                name=secrets.token_hex(8),
+                at=self._now(),
+                version=seat.package.version,
+                slots=slots,
+                temperature=temperature,
+                epsilon=epsilon,
+                diversity=diversity,
+            )
+
+    def record(
+        self,
+        slate: Slate | None = None,
+        clicked: Collection[str] = (),
+        *,
+        rating: Mapping[str, float] | None = None,
+        purchase: Collection[str] = (),
+    ) -> int:
+        """Log what was done with a slate (and what was shown), or outside of any; on the disk when this returns.
+
+        An item that was clicked and rated counts once, with its rating; a purchase weighs more than a click. Clicks and
+        purchases earn the highest reward of the package's range.
+
+        Args:
+            slate: as ``recommend`` gave it; none: the items were found without it, and have no propensity.
+            clicked: item ids.
+            rating: reward by item id, within the package's range.
+            purchase: item ids.
+
+        Returns:
+            How many interactions were logged.
+
+        Raises:
+            ValueError: an item that is not in the slate or the catalogue, or a rating out of range.
+            StoreError: it could not be written; nothing was logged.
+        """
+        low, high = self._reward_range()
+        done: dict[str, tuple[Kind, float]] = dict.fromkeys(clicked, ("click", high))
+        done |= dict.fromkeys(purchase, ("purchase", high))
+        for item, value in (rating or {}).items():
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"expected a rating from {low:g} to {high:g}, got {value!r} for {item!r}")
+            done[item] = ("rating", float(value))
+        slots = {} if slate is None else {slot.item: slot for slot in slate}
+        self._check_items(done, slots if slate is not None else None)
+        now = self._now()
+        name = None if slate is None else slate.name
+        entries = [_entry(item, kind, reward, now, slots.get(item), name) for item, (kind, reward) in done.items()]
+        shown = [_impression(slot, name or "", now) for slot in slots.values()]
+        self._add(entries, shown, now)
+        return len(entries)
+
+    def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int) -> None:
+        limits = json.loads(self.store.setting("limits") or "{}")
+        days = limits.get("days")
+        oldest = None if days is None else now - int(days * 86400)
+        dropped = self.store.add(entries, shown, most=limits.get("interactions", MOST), oldest=oldest)
+        with self._lock:
+            self._dropped += dropped
+            if self._dropped > _STALE:
+                self._seat, self._dropped = None, 0
+
+    def _check_items(self, done: Mapping[str, object], slots: Mapping[str, Slot] | None) -> None:
+        for item in done:
+            if slots is not None and item not in slots:
+                raise ValueError(f"expected items of the slate, got {item!r}; record it without a slate")
+            if slots is None and not self.store.has_item(item):
+                raise ValueError(f"expected items of the catalogue, got {item!r}; check its id")
+
+    def adapt(self) -> Training:
+        """Fine-tune what is served on the whole log, without noise; nothing of it ever leaves the device.
+
+        Raises:
+            NotAllowed: no consent, or conditions that are not or no longer met, or the log was changed by ``forget``
+                meanwhile: what was served before is served on.
+            PolicyError: no package, or parameters that are not finite.
+        """
+        check = self.check(sends=False)
+        check()
+        with self._lock:
+            epoch, seat = self.store.epoch, self.seated()
+            examples = seat.examples("none", (seat.package.config.seed, "serve", 0), serving=True)
+            training = self.training("local", "serving", seat)
+        served = seat.adapted(examples, check)
+        with self._lock:
+            self.store.keep(training, epoch, "served", served)
+            self._seat = None
+        return training
+
+    def seated(self) -> Seat:
+        """The package with the log as it is now; the store is read only where somebody else has written.
+
+        Raises:
+            PolicyError: there is no package.
+        """
+        from .seat import Seat
+
+        with self._lock:
+            version = self.store.data_version()
+            if self._seat is not None and version == self._data_version:
+                self._seat.extend(self.store.entries(after=self._seat.last))
+                return self._seat
+            with self.store.transaction():
+                package = self._package()
+                profile = json.loads(self.store.setting("profile") or "{}")
+                known = {name: value for name, value in profile.items() if name in package.user_features}
+                seat = Seat(package, self.store.entries(), known)
+                seat.serve(self.store.parameters("served"), self.store.parameters("personal"))
+            self._seat, self._data_version = seat, version
+            return seat
+
+    def _package(self) -> PolicyPackage:
+        """The current package; decoded again only where it is another than before."""
+        from .package import PolicyPackage
+
+        current = self.store.versions().get("current")
+        if self._known is not None and self._known.version == current:
+            return self._known
+        kept = self.store.package()
+        if kept is None:
+            raise PolicyError("expected a package to recommend with, got none; adopt one")
+        self._known = PolicyPackage.decode(*kept)
+        return self._known
+
+    def training(self, kind: Literal["local", "released"], name: str, seat: Seat) -> Training:
+        """The note on a training that begins now with ``seat``'s log."""
+        return Training(
+            at=self._now(), kind=kind, name=name, version=seat.package.version, last=seat.last, used=seat.used
+        )
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def _reward_range(self) -> tuple[float, float]:
+        about = self.store.setting("about")
+        if about is None:
+            raise PolicyError("expected a package before anything is recorded, got none; adopt one")
+        low, high = json.loads(about)["reward_range"]
+        return float(low), float(high)
+
+    def check(self, *, sends: bool) -> Callable[[], None]:
+        """What is called before and between steps of a training: it raises where the device may not go on.
+
+        Args:
+            sends: whether anything is to leave the device.
+        """
+
+        def allowed() -> None:
+            if not self.consented:
+                raise NotAllowed("consent", "expected consent before anything is trained, got none; call consent(True)")
+            missing = self.missing(sends=sends)
+            if missing:
+                raise NotAllowed("conditions", f"expected {', '.join(missing)} while the device adapts; it stopped")
+
+        return allowed
+
+    def explain(self, item: str, context: Mapping[str, float] | None = None) -> Reasons:
+        """Why ``item`` gets its score now: terms, logged items, features.
+
+        Raises:
+            PolicyError: no package, or an unknown item.
+        """
+        with self._lock:
+            return self.seated().reasons(item, context)
+
+    def forget(
+        self, *, before: datetime | float | None = None, item: str | None = None, everything: bool = False
+    ) -> int:
+        """Remove interactions and impressions for good: from the log and from the bytes of the file.
+
+        What was adapted on this device from any of them is dropped; what had left it is marked (``status``,
+        ``export``). The ledger stays: what was spent is spent. Packages, which hold nothing private, and consent stay.
+
+        Args:
+            before: a time, aware or local, or seconds since 1970; what is older goes.
+            item: id of the item that goes.
+            everything: all of it, the profile included.
+
+        Returns:
+            How many interactions and impressions were removed.
+
+        Raises:
+            ValueError: not exactly one of the three was given.
+            StoreError: another process keeps the old bytes open; opening the store again finishes it.
+        """
+        if (before is not None) + (item is not None) + everything != 1:
+            raise ValueError("expected exactly one of before, item and everything=True")
+        seconds = before.timestamp() if isinstance(before, datetime) else before
+        with self._lock:
+            self._seat = None
+            return self.store.forget(before=None if seconds is None else math.ceil(seconds), item=item)
+
+    def export(self) -> dict[str, Any]:
+        """Everything that the device holds about its user, as values for JSON."""
+        from .seat import readable
+
+        store = self.store
+        with store.transaction():  # one moment of everything
+            return {
+                "format": EXPORT,
+                "consent": json.loads(store.setting("consent") or "null"),
+                "profile": json.loads(store.setting("profile") or "{}"),
+                "interactions": [asdict(entry) for entry in store.entries()],
+                "impressions": [asdict(shown) for shown in store.impressions()],
+                "trainings": [asdict(training) for training in store.trainings()],
+                "adapted": {kind: readable(store.parameters(kind)) for kind in ("served", "personal")},
+            }
+
+    def consent(self, given: bool) -> None:
+        """Allow or forbid training on this device's log. Without consent nothing is trained and nothing leaves.
+
+        Withdrawing it also drops what was adapted here: recommendations come from the package alone.
+        """
+        with self._lock, self.store.transaction():
+            self.store.put("consent", json.dumps({"given": bool(given), "at": self._now()}))
+            if not given:
+                self.store.drop_adapted()
+        if not given:
+            self._seat = None
+
+    @property
+    def consented(self) -> bool:
+        """Whether consent was given and not withdrawn."""
+        return bool(json.loads(self.store.setting("consent") or "{}").get("given", False))
+
+    def profile(self, features: Mapping[str, float]) -> None:
+        """Set the device's features, by name, in place of the old ones.
+
+        Raises:
+            ValueError: a name that the package's policy does not know, or no finite number.
+        """
+        with self._lock:
+            self.seated().user(features)
+            self.store.put("profile", json.dumps(dict(features)))
+            self._seat = None
+
+    def limit(self, *, interactions: int = MOST, days: float | None = None) -> None:
+        """Keep at most so many interactions (and impressions), the newest, and none older than ``days``.
+
+        It holds from the next ``record`` on. A limit by age trusts the device's clock.
+
+        Raises:
+            ValueError: not positive.
+        """
+        at_least("interactions", interactions, 1)
+        if days is not None and not (math.isfinite(days) and days > 0):
+            raise ValueError(f"expected days > 0 and finite, got {days!r}")
+        self.store.put("limits", json.dumps({"interactions": interactions, "days": days}))
+
+    def require(self, requirements: Requirements) -> None:
+        """Set what must hold while the device adapts."""
+        self.store.put("requirements", requirements.to_json())
+
+    def conditions(self, **report: bool) -> None:
+        """Report what holds now: ``charging``, ``unmetered``, ``idle``; what is left out counts as not met.
+
+        Raises:
+            ValueError: another name.
+        """
+        unknown = sorted(set(report) - set(NAMES))
+        if unknown:
+            raise ValueError(f"expected {', '.join(NAMES)}, got {unknown[0]!r}")
+        self.store.put("report", json.dumps({**{name: bool(on) for name, on in report.items()}, "at": self._clock()}))
+
+    def missing(self, *, sends: bool = True) -> tuple[str, ...]:
+        """Conditions that are not met now for taking part or, without ``sends``, for a local adaptation."""
+        wanted = Requirements.from_json(self.store.setting("requirements"))
+        report = json.loads(self.store.setting("report") or "{}")
+        return wanted.missing(report, self._clock(), sends=sends)
+
+    def status(self) -> Status:
+        """Counts, versions, consent, conditions and budget."""
+        store = self.store
+        about = json.loads(store.setting("about") or "{}")
+        trainings = [one for one in store.trainings() if one.kind == "released"]
+        budget, problem = None, None
+        try:
+            budget = self.account.budget()
+        except LedgerError as error:
+            problem = str(error)
+        return Status(
+            path=str(store.path),
+            consent=self.consented,
+            interactions=store.count("interactions"),
+            impressions=store.count("impressions"),
+            adapted=store.parameters("served") is not None,
+            versions=store.versions(),
+            schema=about.get("schema"),
+            unit=about.get("unit"),
+            missing=self.missing(),
+            releases=len(trainings),
+            forgotten=sum(one.forgotten > 0 for one in trainings),
+            budget=budget,
+            problem=problem,
+        )
+
+    def close(self) -> None:
+        """Release the file."""
+        self.store.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ids(package: PolicyPackage) -> list[str]:
+    return [str(item) for item in package.catalogue.item_ids]
+
+
+def _about(package: PolicyPackage) -> str:
+    """What is asked of a package without loading it."""
+    unit = package.config.privacy.unit
+    return json.dumps({"schema": package.schema, "unit": unit, "reward_range": list(package.reward_range)})
+
+
+def _entry(item: str, kind: Kind, reward: float, at: int, slot: Slot | None, slate: str | None) -> Entry:
+    if slot is None:
+        return Entry(item=item, kind=kind, reward=reward, at=at)
+    return Entry(
+        item=item,
+        kind=kind,
+        reward=reward,
+        at=at,
+        propensity=slot.propensity,
+        first_draw=slot.first_draw,
+        position=slot.position,
+        slate=slate,
+    )
+
+
+def _impression(slot: Slot, slate: str, at: int) -> Impression:
+    return Impression(
+        item=slot.item,
+        slate=slate,
+        position=slot.position,
+        propensity=slot.propensity,
+        first_draw=slot.first_draw,
+        at=at,
+    )
+
+
+def _system_stream() -> torch.Generator:
+    """A stream for one draw, from OS entropy."""
+    import torch
+
+    return torch.Generator().manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)

@@ -1,0 +1,119 @@
+"""What a device shows and says: slates with exact propensities, and reasons. Plain values, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .._validate import probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One position of a slate.
+
+    Attributes:
+        item: the catalogue's own id.
+        title: what to show.
+        position: from 0, the top.
+        propensity: probability of the item here, given the items above it; exact.
+        first_draw: probability of the item at the first position: the logging policy's ``pi(a | s)``; exact.
+    """
+
+    item: str
+    title: str
+    position: int
+    propensity: float
+    first_draw: float
+
+    def __post_init__(self) -> None:
+        """Refuse propensities outside of (0, 1]: they would weigh what is learned."""
+        probability("propensity", self.propensity)
+        if not 0 <= self.first_draw <= 1:
+            raise ValueError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slate:
+    """What is shown; hand it back to ``record`` with what was done.
+
+    Attributes:
+        name: drawn at random: impressions and interactions of one slate bear it.
+        at: seconds since 1970.
+        version: of the package that drew it.
+        slots: from the top; fewer than asked for where fewer were left.
+        temperature: of the draw, see :class:`fedrec.meta.acting.Exploration`.
+        epsilon: share of every position's draw that was uniform.
+        diversity: weight of the likeness to what stands above.
+    """
+
+    name: str
+    at: int
+    version: int
+    slots: tuple[Slot, ...]
+    temperature: float
+    epsilon: float
+    diversity: float
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Ids from the top."""
+        return tuple(slot.item for slot in self.slots)
+
+    @property
+    def propensity(self) -> float:
+        """Probability of the whole slate: the product of its positions'."""
+        product = 1.0
+        for slot in self.slots:
+            product *= slot.propensity
+        return product
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {**asdict(self), "slots": [asdict(slot) for slot in self.slots]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Slate:
+        """The slate that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls(**{**values, "slots": tuple(Slot(**slot) for slot in values["slots"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected a slate as recommend gave it, got something else ({error})") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasons:
+    """Why an item gets its score.
+
+    Attributes:
+        item: the catalogue's own id.
+        title: what to show.
+        score: unnormalised log-probability.
+        probability: softmax of the scores over everything not met yet, and this item.
+        terms: contributions that add up to ``score``, see :class:`fedrec.meta.explain.Explanation`.
+        because: (title, effect) of the logged items that raise the score, strongest first.
+        features: (name, effect) of the item's content features, largest effect first.
+    """
+
+    item: str
+    title: str
+    score: float
+    probability: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    because: tuple[tuple[str, float], ...] = ()
+    features: tuple[tuple[str, float], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
