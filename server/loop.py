@@ -241,9 +241,11 @@ def _wait_for_nodes(grid: Grid, plan: FederationPlan) -> None:
     least = plan.nodes or plan.least_nodes
     while (found := len(list(grid.get_node_ids()))) < least:
         if time.monotonic() >= deadline:
-            number = "one" if least == 1 else str(least)
-            wanted = f"{plan.nodes} Flower nodes" if plan.nodes else f"at least {number} Flower node{'s' * (least > 1)}"
-            raise RunError(f"expected {wanted} within {plan.node_wait:g} s, got {found or 'none'}; start the nodes first")
+            number = "one Flower node" if least == 1 else f"{least} Flower nodes"
+            raise RunError(
+                f"expected {'' if plan.nodes else 'at least '}{number} within {plan.node_wait:g} s, "
+                f"got {found or 'none'}; start the nodes first"
+            )
         time.sleep(min(1.0, plan.node_wait))
     if plan.nodes is not None and found > plan.nodes:
         raise RunError(f"expected {plan.nodes} Flower nodes, got {found}; set server.nodes to the number of nodes")

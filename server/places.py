@@ -20,7 +20,7 @@ FILE = "nodes.json"
 
 
 class Places:
-    """The places ``0 .. population - 1`` of a federation and the ids of the nodes that have them, in order of arrival."""
+    """The places ``0 .. population - 1`` of a federation and the nodes that have them, in order of arrival."""
 
     def __init__(self, run_dir: Path, population: int) -> None:
         """Read what is there.

@@ -157,9 +157,7 @@ class MetaStrategy(Strategy):
         """S that goes out with a round's orders; none where it is fixed, and in the warm start, which has its own."""
         return self.clip if self._config.phase(server_round) == "adapt" else None
 
-    def _hosts(
-        self, devices: npt.NDArray[np.int64], node_ids: Iterable[int]
-    ) -> dict[int, npt.NDArray[np.int64]]:
+    def _hosts(self, devices: npt.NDArray[np.int64], node_ids: Iterable[int]) -> dict[int, npt.NDArray[np.int64]]:
         """The drawn devices by the node that hosts them; those whose node is not there are missing replies."""
         if self._places is None:
             return self._roster.assign(devices, node_ids)
