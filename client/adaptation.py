@@ -6,7 +6,7 @@ which the server adds noise; ``both`` does both; ``none`` neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -80,6 +80,7 @@ def adapt_privately(
     *,
     noise: NoiseSource,
     batches: torch.Generator | None,
+    before_step: Callable[[], None] | None = None,
 ) -> Adaptation:
     """K steps of DP-SGD over *all* trained parameters, personal ones included, on Opacus.
 
@@ -93,6 +94,7 @@ def adapt_privately(
         mechanism: clip, noise and public constants.
         noise: ``SystemNoise`` in a deployment.
         batches: stream of the Poisson batches; none draws from OS entropy.
+        before_step: called before every step; what it raises ends the adaptation, and nothing of it is returned.
 
     Guarantee:
         Unit interaction, add or remove one interaction: K Gaussian releases with ``mechanism.noise_multiplier`` at
@@ -109,6 +111,8 @@ def adapt_privately(
         scales=mechanism.scales,
     )
     for _ in range(settings.steps):
+        if before_step is not None:
+            before_step()
         batch = poisson_batch(len(examples.present), mechanism.sample_rate, batches)
         current = {**start, **{name: parameter.detach() for name, parameter in parameters.items()}}
         optimizer.step(per_example_gradients(policy, current, select(examples, batch), settings, start=start))
@@ -191,11 +195,14 @@ def adapt_device(
     *,
     noise: NoiseSource,
     batches: torch.Generator | None,
+    before_step: Callable[[], None] | None = None,
 ) -> Adaptation:
     """Adapt under unit ``interaction`` or ``both`` where there is a mechanism, plainly where there is none."""
     if mechanism is None:
-        return adapt(policy, start, examples, settings)
-    return adapt_privately(policy, start, examples, settings, mechanism, noise=noise, batches=batches)
+        return adapt(policy, start, examples, settings, before_step)
+    return adapt_privately(
+        policy, start, examples, settings, mechanism, noise=noise, batches=batches, before_step=before_step
+    )
 
 
 def bound_update(adaptation: Adaptation, config: Config) -> Clipped | None:

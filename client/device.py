@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from .package import PolicyPackage
-    from .seat import Seat
+    from .seat import Log, Seat
 
 EXPORT = 1
 """Version of what ``export`` returns."""
@@ -299,15 +299,22 @@ class Device:
         """
         check = self.check(sends=False)
         check()
-        with self._lock:
-            epoch, seat = self.store.epoch, self.seated()
-            examples = seat.examples("none", (seat.package.config.seed, "serve", 0), serving=True)
-            training = self.training("local", "serving", seat)
-        served = seat.adapted(examples, check)
+        log, epoch = self.log()
+        training = self.training("local", "serving", log)
+        served = log.served(check)
         with self._lock:
             self.store.keep(training, epoch, "served", served)
             self._seat = None
         return training
+
+    def log(self) -> tuple[Log, int]:
+        """What a training begins with, and the store's epoch: ``Store.keep`` refuses what is older than the last one.
+
+        Raises:
+            PolicyError: there is no package.
+        """
+        with self._lock, self.store.transaction():
+            return self.seated().log(), self.store.epoch
 
     def seated(self) -> Seat:
         """The package with the log as it is now; the store is read only where somebody else has written.
@@ -344,11 +351,10 @@ class Device:
         self._known = PolicyPackage.decode(*kept)
         return self._known
 
-    def training(self, kind: Literal["local", "released"], name: str, seat: Seat) -> Training:
-        """The note on a training that begins now with ``seat``'s log."""
-        return Training(
-            at=self._now(), kind=kind, name=name, version=seat.package.version, last=seat.last, used=seat.used
-        )
+    def training(self, kind: Literal["local", "released"], name: str, log: Log) -> Training:
+        """The note on a training that begins now with ``log``."""
+        used = len(log.interactions)
+        return Training(at=self._now(), kind=kind, name=name, version=log.package.version, last=log.last, used=used)
 
     def _now(self) -> int:
         return int(self._clock())
@@ -515,6 +521,11 @@ class Device:
             budget=budget,
             problem=problem,
         )
+
+    def renew(self) -> None:
+        """Read what was adapted anew with the next call."""
+        with self._lock:
+            self._seat = None
 
     def close(self) -> None:
         """Release the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .._validate import at_least
-from ..config import Unit
+from ..config import LocalConfig, Unit
 from ..errors import PolicyError
 from ..meta.acting import Exploration, act, conditional
 from ..meta.adapt import descend
@@ -27,6 +28,58 @@ if TYPE_CHECKING:
 
 REASONS = 3
 """Logged items and features that are named in an explanation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """What a training of one device begins with; it does not change while others record.
+
+    Attributes:
+        package: policy and rules.
+        start: the initialization and the personal parameters.
+        interactions: the log that is trained on.
+        user: the device's features, float32 ``[user_features]``.
+        last: id of the last interaction in the store.
+    """
+
+    package: PolicyPackage
+    start: Named
+    interactions: Interactions
+    user: Tensor
+    last: int
+
+    def examples(self, settings: LocalConfig, unit: Unit, stream: tuple[int | str, ...]) -> Examples:
+        """Training examples under a privacy unit."""
+        return build_examples(
+            self.package.policy,
+            self.interactions,
+            self.user,
+            settings=settings,
+            unit=unit,
+            reward_range=self.package.reward_range,
+            stream=stream,
+        )
+
+    def served(self, before_step: Callable[[], None]) -> bytes:
+        """The fast weights after noise-free steps, as safetensors. They serve this device and must never leave it.
+
+        Raises:
+            PolicyError: they are not finite.
+        """
+        config = self.package.config
+        settings = config.local.model_copy(update={"lr": config.evaluation.serve_lr, "episodes": False})
+        found = descend(
+            self.package.policy,
+            self.start,
+            self.examples(settings, "none", (config.seed, "serve", 0)),
+            settings,
+            steps=config.evaluation.serve_steps,
+            before_step=before_step,
+        )
+        for name, value in found.items():
+            if not bool(torch.isfinite(value).all()):
+                raise PolicyError(f"expected finite parameters, got NaN or infinity in {name}; lower the step sizes")
+        return packed(found)
 
 
 class Seat:
@@ -64,20 +117,15 @@ class Seat:
         self.personal = {**self.personal, **self._fitting(personal)}
         self._served = self._fitting(served)
 
+    @property
+    def _parameters(self) -> Named:
+        """What serves now."""
+        return {**self.package.phi, **self.personal, **self._served}
+
     def _fitting(self, tensors: bytes | None) -> Named:
         specs = self.package.policy.specs
         found = {} if tensors is None else load(tensors)
         return {name: value for name, value in found.items() if name in specs and value.shape == specs[name].shape}
-
-    @property
-    def start(self) -> Named:
-        """Where every adaptation begins: the initialization and the personal parameters."""
-        return {**self.package.phi, **self.personal}
-
-    @property
-    def used(self) -> int:
-        """Interactions that an adaptation sees."""
-        return len(self._log)
 
     def user(self, features: Mapping[str, float]) -> Tensor:
         """The device's features, float32 ``[user_features]``; 0 where not given.
@@ -95,46 +143,15 @@ class Seat:
             raise ValueError("expected finite features, got NaN or infinity")
         return values
 
-    def interactions(self) -> Interactions:
-        """The log that is trained on."""
+    def log(self) -> Log:
+        """The log as it is now, for a training that may take its time."""
         rows, rewards, chances = zip(*self._log, strict=True) if self._log else ((), (), ())
-        return Interactions(
+        interactions = Interactions(
             items=torch.tensor(rows, dtype=torch.int64),
             rewards=torch.tensor(rewards, dtype=torch.float32),
             propensities=torch.tensor(chances, dtype=torch.float32),
         )
-
-    def examples(self, unit: Unit, stream: tuple[int | str, ...], *, serving: bool = False) -> Examples:
-        """Training examples under a privacy unit."""
-        config = self.package.config
-        settings = config.local.model_copy(update={"episodes": False}) if serving else config.local
-        return build_examples(
-            self.package.policy,
-            self.interactions(),
-            self._user,
-            settings=settings,
-            unit=unit,
-            reward_range=self.package.reward_range,
-            stream=stream,
-        )
-
-    def adapted(self, examples: Examples, before_step: Callable[[], None]) -> bytes:
-        """The fast weights after noise-free steps, as safetensors. They serve this device and must never leave it."""
-        config = self.package.config
-        settings = config.local.model_copy(update={"lr": config.evaluation.serve_lr, "episodes": False})
-        found = descend(
-            self.package.policy,
-            self.start,
-            examples,
-            settings,
-            steps=config.evaluation.serve_steps,
-            before_step=before_step,
-        )
-        for name, value in found.items():
-            if not bool(torch.isfinite(value).all()):
-                raise PolicyError(f"expected finite parameters, got NaN or infinity in {name}; lower the step sizes")
-        served: bytes = save({name: value.detach().contiguous() for name, value in found.items()})
-        return served
+        return Log(self.package, {**self.package.phi, **self.personal}, interactions, self._user, self.last)
 
     def state(self, context: Mapping[str, float] | None) -> State:
         """What the policy looks at: the end of the log, right-aligned, ``[1, length]``."""
@@ -163,7 +180,7 @@ class Seat:
         policy, catalogue = self.package.policy, self.package.catalogue
         allowed = self._allowed(candidates, blocked, again)
         with torch.no_grad():
-            scores = policy.scores({**self.start, **self._served}, self.state(context))
+            scores = policy.scores(self._parameters, self.state(context))
             drawn = act(scores, allowed, how, generator, policy.features)
             nothing = torch.full((1, 0), -1)
             first = conditional(scores.to(torch.float64), allowed, how, nothing, policy.features)[0]
@@ -210,7 +227,7 @@ class Seat:
         candidates[row] = True
         found = take_apart(
             self.package.policy,
-            {**self.start, **self._served},
+            self._parameters,
             self.state(context),
             row,
             groups=catalogue.groups,
@@ -232,6 +249,12 @@ def exploration(k: int, temperature: float, epsilon: float, diversity: float) ->
     """How a slate is drawn, checked."""
     at_least("k", k, 1)
     return Exploration(size=k, temperature=temperature, epsilon=epsilon, diversity=diversity)
+
+
+def packed(named: Named) -> bytes:
+    """Named tensors as safetensors."""
+    tensors: bytes = save({name: value.detach().contiguous() for name, value in named.items()})
+    return tensors
 
 
 def readable(tensors: bytes | None) -> dict[str, list[float]]:

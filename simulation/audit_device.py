@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .._streams import stream_seed, torch_stream
 from ..client.adaptation import LocalMechanism
+from ..client.phases import ballot
 from ..config import Config
 from ..meta.examples import Examples
 from ..privacy.audit import Scores
@@ -20,7 +21,6 @@ from ..server.budget import PhaseNoise
 from .audit_worlds import ITEMS, DeviceWorld, device_config, logs_of, statistics_of
 from .batches import batch_examples
 from .cohort import Work, adapt_cohort
-from .participant import ballot
 
 Ints = NDArray[np.int64]
 

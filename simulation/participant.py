@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from .. import _durable
 from .._streams import torch_stream
 from ..client.adaptation import LocalMechanism
+from ..client.phases import ballot, charge_of, release_key, round_config
 from ..client.wire import TrainOrder, TrainReply
 from ..config import Config, Unit
 from ..errors import LedgerError, RunError, WireError
@@ -24,12 +24,11 @@ from ..meta import pairs
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
-from ..meta.popularity import VOTE_NORM, vote
-from ..privacy.accounting import Charge, epsilon
+from ..privacy.accounting import epsilon
 from ..privacy.birth import create_ledger
-from ..privacy.entropy import NoiseSource, SeededNoise
+from ..privacy.entropy import SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
-from ..server.budget import BudgetPlan, PhaseNoise, plan_budget
+from ..server.budget import BudgetPlan, plan_budget
 from .boost import adapt_boosted
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
@@ -76,16 +75,14 @@ class Cohort:
             WireError: the order is for another policy or names no device of this world.
             LedgerError: the ledger is missing or altered: nothing is trained.
         """
-        config = self._at_clip(order)
-        self._check_stacked(order)
-        self._check_encoding(order)
+        config = round_config(order, self._config)
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
             return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
         result = self._released(order, paid, config)
         if self._ledger is not None:
-            self._ledger.settle(_key(order))
+            self._ledger.settle(release_key(order))
             self._remember(self._ledger)
         released = result.each if order.stacked else result.total
         return TrainReply(
@@ -97,32 +94,6 @@ class Cohort:
             unclipped=None if order.clip is None else result.unclipped,
             rows=np.searchsorted(devices, paid) if order.stacked else None,
         )
-
-    def _check_stacked(self, order: TrainOrder) -> None:
-        """Refuse to send what the run's configuration keeps in a sum, whatever the order says."""
-        wanted = self._config.server.stacked and self._config.phase(order.round) == "adapt"
-        if wanted != order.stacked:
-            raise WireError(
-                f"expected an order for {'stacked updates' if wanted else 'a sum'} in round {order.round}, got the "
-                "other; give server and nodes the same configuration"
-            )
-
-    def _check_encoding(self, order: TrainOrder) -> None:
-        """Refuse an order for another encoding than that in which the run's configuration rounds updates."""
-        wanted = self._config.uplink(order.round)
-        if order.encoding != wanted:
-            raise WireError(
-                f"expected an order for updates as {wanted} in round {order.round}, got {order.encoding}; give server "
-                "and nodes the same configuration"
-            )
-
-    def _at_clip(self, order: TrainOrder) -> Config:
-        """The configuration of the round, with the clip that the order names where clipping is adaptive."""
-        adaptive = self._config.privacy.clipping == "adaptive" and self._config.phase(order.round) == "adapt"
-        if adaptive != (order.clip is not None):
-            wanted = "a clip" if adaptive else "no clip"
-            raise WireError(f"expected {wanted} in the order of round {order.round}, got {order.clip}")
-        return self._config if order.clip is None else self._config.updated(privacy__clip=order.clip)
 
     def _devices(self, order: TrainOrder) -> NDArray[np.int64]:
         if order.schema != self._world.policy.schema():
@@ -194,13 +165,8 @@ class Cohort:
         noise = self._budget.interaction
         if self._ledger is None or noise is None:
             return devices, 0
-        warm = self._config.phase(order.round) == "popularity"
-        charge = (
-            Charge(noise.warm or 0.0, 1.0, 1)
-            if warm
-            else Charge(noise.adapt, self._config.privacy.sample_rate, self._config.local.steps)
-        )
-        paid = self._ledger.reserve_numbered("device", devices, charge, key=_key(order), replay=True).accepted
+        charge = charge_of(order.round, self._config, noise)
+        paid = self._ledger.reserve_numbered("device", devices, charge, key=release_key(order), replay=True).accepted
         return paid, len(devices) - len(paid)
 
     def _released(self, order: TrainOrder, devices: NDArray[np.int64], config: Config) -> CohortResult:
@@ -274,35 +240,6 @@ class Cohort:
             self._workers = Workers(self._world, count) if count > 1 else None
             self._decided = True
         return self._workers
-
-
-def ballot(
-    items: Tensor, catalogue: int, config: Config, noise: PhaseNoise | None, source: NoiseSource | None
-) -> Tensor:
-    """What one device releases in the warm start: its histogram, noised by itself under unit ``interaction``.
-
-    Args:
-        items: catalogue rows of its log, int64 ``[n]``.
-        catalogue: number of items.
-        config: unit and rules of the vote.
-        noise: of unit ``interaction``; none under the others.
-        source: where the device's noise comes from; needed where there is some.
-
-    Raises:
-        ValueError: noise without a source.
-
-    Guarantee:
-        Unit ``interaction``: one entry moves the histogram by ``VOTE_NORM``, to which ``noise.warm`` is relative.
-    """
-    unit, server = config.privacy.unit, config.server
-    recent = 0 if noise is not None else server.warm_recent or 0  # an entry must not displace another
-    votes = vote(items[-recent:], catalogue, unit_norm=unit != "interaction", full=server.warm_items)
-    if noise is None or noise.warm is None:
-        return votes
-    if source is None:
-        raise ValueError("expected a source of noise for a vote that is noised on the device, got none; pass one")
-    votes = votes + source.normal(votes.shape, noise.warm * VOTE_NORM)
-    return votes * (VOTE_NORM / votes.norm().clamp(min=VOTE_NORM)) if unit == "both" else votes
 
 
 class PersonalStore:
@@ -392,10 +329,6 @@ def _device_ledger(path: Path, config: Config, budget: BudgetPlan) -> Ledger | N
         create_ledger(path, settings)
     started.touch()
     return Ledger.open(path)
-
-
-def _key(order: TrainOrder) -> str:
-    return f"{order.run}:{order.round}"
 
 
 def personal_of(world: World, nodes_dir: Path, round_number: int) -> Named | None:

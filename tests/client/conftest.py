@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "meta"))
+for room in ("client", "meta", "simulation", "privacy"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
