@@ -17,6 +17,7 @@ from . import __version__
 from ._cli import render, terminal
 from ._cli.audit import audit
 from ._cli.budget import budget
+from ._cli.bundle import bundle
 from ._cli.deploy import deploy
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
@@ -41,6 +42,7 @@ config = typer.Typer(help="The configuration: what holds, and which keys there a
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
+app.add_typer(bundle, name="bundle")
 app.add_typer(deploy, name="deploy")
 app.command()(audit)
 app.command()(sweep)

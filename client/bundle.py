@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,6 @@ from .quantize import dequantized, is_quantized, quantized, scale_name
 Weights = Literal["float32", "int8"]
 
 _FEATURES = "features"
-_STATEMENT = {field.name for field in fields(PrivacyStatement)}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "created_by": str,
@@ -189,7 +188,7 @@ def _read(file: BundleFile) -> Bundle:
     manifest = _checked_manifest(file.manifest)
     try:
         package = _package(manifest, file.parts)
-        privacy = tuple(_statement(one) for one in manifest["privacy"])
+        privacy = tuple(PrivacyStatement.from_dict(one) for one in manifest["privacy"])
         largest, mean = manifest["score_error"]
     except BundleError:
         raise
@@ -296,9 +295,3 @@ def _parameters(part: bytes, policy: Policy, weights: Weights) -> Named:
 
 def _told(found: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
     return "not there" if found is None else f"{str(found[0]).removeprefix('torch.')} {list(found[1])}"
-
-
-def _statement(values: Any) -> PrivacyStatement:
-    if not isinstance(values, dict) or set(values) != _STATEMENT:
-        raise BundleError(f"expected a privacy statement with {', '.join(sorted(_STATEMENT))}, got another")
-    return PrivacyStatement(**values)

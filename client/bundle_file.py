@@ -121,13 +121,16 @@ def read(path: Path | str, limit: int = LIMIT) -> bytes:
     except OSError as error:
         reason = "a symbolic link" if Path(path).is_symlink() else error.strerror or str(error)
         raise BundleError(f"expected the file of a bundle at {path}, got: {reason}; check the path") from None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise BundleError(f"expected the file of a bundle at {path}, got no plain file; check the path")
         if found.st_size > limit:
             raise BundleError(f"expected a bundle of at most {limit} bytes, got {found.st_size} in {path}")
-        return file.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _manifest_bytes(content: bytes) -> bytes:

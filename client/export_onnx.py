@@ -17,7 +17,7 @@ in Python and serves elsewhere feeds its own fast weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from .._streams import torch_stream
 from ..errors import BundleError
 from ..meta import state as encoders
 from ..meta.policy import Named, Parameters, Policy, State
+from .bundle import Bundle
 from .onnx_encoders import encode, recency_weights
 from .onnx_graph import Graph
 from .probing import random_states, with_personal
@@ -80,14 +81,24 @@ def largest_difference(content: bytes, policy: Policy, parameters: Parameters, s
     return worst
 
 
+def checked_export(bundle: Bundle) -> tuple[bytes, float]:
+    """A bundle's policy as an ONNX model, and the largest difference of its scores to PyTorch's.
+
+    Raises:
+        BundleError: onnx or onnxruntime is not installed, or the model differs by more than :data:`TOLERANCE`.
+    """
+    package = bundle.package
+    notes = {"bundle": bundle.digest, "version": str(bundle.version), "item_ids": _json(package.catalogue.item_ids)}
+    content = export_onnx(package.policy, package.phi, notes)
+    off = largest_difference(content, package.policy, package.phi)
+    if not off <= TOLERANCE:
+        raise BundleError(f"expected scores within {TOLERANCE:g} of PyTorch's, got a difference of {off:g}; report it")
+    return content, off
+
+
 def served_names(policy: Policy) -> tuple[str, ...]:
     """Names of the weights that a device adapts for itself: fast and personal ones."""
     return tuple(sorted({*policy.names(speed="fast"), *policy.names(scope="personal")}))
-
-
-def item_notes(item_ids: tuple[str, ...]) -> dict[str, str]:
-    """Metadata that says which item each column of the scores is."""
-    return {"item_ids": json.dumps(list(item_ids), ensure_ascii=False)}
 
 
 class _Builder:
@@ -184,6 +195,10 @@ class _Builder:
             embedded = graph.op("Add", embedded, shift)
         embedded = graph.op("Mul", embedded, graph.op("Unsqueeze", self._mask, graph.constant([-1])))
         return encode(graph, self._policy.settings.state, parameters, embedded, self._mask, self._length)
+
+
+def _json(texts: Sequence[str]) -> str:
+    return json.dumps([str(one) for one in texts], ensure_ascii=False)
 
 
 def _fed(session: Any, states: State, moved: Mapping[str, Tensor]) -> dict[str, Any]:

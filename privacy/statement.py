@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from .._validate import non_negative, probability
@@ -69,6 +70,20 @@ class PrivacyStatement:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary: every field and the sentence."""
         return asdict(self) | {"sentence": self.sentence()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PrivacyStatement:
+        """The statement that :meth:`to_dict` wrote down; its sentence is made anew.
+
+        Raises:
+            ValueError: a field is missing, unknown or wrong.
+        """
+        odd = sorted((set(values) - {"sentence"}) ^ {field.name for field in fields(cls)})
+        if odd:
+            raise ValueError(
+                f"expected a privacy statement with all of its fields and no other, got a difference in {odd}"
+            )
+        return cls(**{name: value for name, value in values.items() if name != "sentence"})
 
 
 NO_PRIVACY = "no privacy: unit none, nothing is clipped or noised and epsilon is infinite"

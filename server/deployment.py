@@ -98,8 +98,8 @@ class Deployment:
         return load_bundle(self.bundle, [load_public_key(self.key)])
 
     def config(self, bundle: Bundle) -> Config:
-        """The federation's configuration: the bundle's with the deadline, and no patience, as nothing is judged."""
-        return bundle.package.config.updated(server__deadline=self.deadline, server__patience=None)
+        """The federation's configuration: the bundle's, without patience, as a server has nothing to judge on."""
+        return bundle.package.config.updated(server__patience=None)
 
     def plan(self, bundle: Bundle) -> FederationPlan:
         """Everything that the round loop is told."""
@@ -122,6 +122,7 @@ class Deployment:
             # A round that is held again is debited again on a device: only what its ledger allows bounds what it spent.
             epsilon=None if noise is None else lambda _: {"interaction": noise.epsilon},
             least_nodes=self.nodes,
+            deadline=self.deadline,
             resume=self.resume,
         )
 

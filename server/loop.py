@@ -144,7 +144,11 @@ class _Federation:
         """Orders out, replies in, Reptile step."""
         arrays = encode_named(self._last.phi)
         messages = list(self._strategy.configure_train(number, arrays, ConfigRecord(), grid))
-        replies = list(grid.send_and_receive(messages, timeout=self._config.server.deadline)) if messages else []
+        replies = (
+            list(grid.send_and_receive(messages, timeout=self._plan.deadline or self._config.server.deadline))
+            if messages
+            else []
+        )
         moved, _ = self._strategy.aggregate_train(number, replies)
         return decode_named(moved)
 

@@ -109,6 +109,9 @@ class FederationPlan:
     """Flower nodes that take part, no fewer and no more; none: as many as come, at least one."""
     least_nodes: int = 1
     """Flower nodes to wait for before the first round, where ``nodes`` says nothing."""
+    deadline: float | None = None
+    """Seconds after which a round goes on without the missing replies, in place of ``server.deadline``; may change when
+    a run is resumed."""
     node_wait: float = 60.0
     """Seconds to wait for the nodes before the first round."""
     resume: bool = False

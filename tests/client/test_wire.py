@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from fedrec._streams import torch_stream
-from fedrec.client import wire
+from fedrec.client import compression, wire
 from fedrec.client.app import make_client_app
-from fedrec.client.compression import pack, sent
+from fedrec.client.compression import pack
 from fedrec.client.wire import TrainOrder, TrainReply, WireVersionError
 from fedrec.errors import PrivacyError, WireError
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -371,7 +371,7 @@ def test_a_single_device_is_a_stack_of_one_where_a_stack_is_asked_for():
 def test_codes_of_a_single_device_are_stacked_too():
     class Coded(Echo):
         def train(self, order):
-            update, packed = sent(order.phi, order.encoding, None, torch_stream(0, "codes"))
+            update, packed = compression.sent(order.phi, order.encoding, None, torch_stream(0, "codes"))
             return TrainReply(order.round, order.schema, update=update, packed=packed, devices=1)
 
     app = make_client_app(lambda context: Coded())
