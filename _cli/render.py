@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
@@ -56,10 +57,17 @@ def show_run(console: Console, run: Run) -> None:
     if clips:
         (first, start), *_, (last, end) = [*clips.items()] * 2
         facts.add_row("clip", f"{start:.3g} in round {first}, {end:.3g} in round {last} (adaptive)")
+    if "traffic" in summary:
+        facts.add_row("traffic", _traffic(summary["traffic"], summary["config"]["server"].get("uplink", "float32")))
     facts.add_row("took", clock(summary["seconds"]))
     facts.add_row("run", Text(_path(run.directory)))
     facts.add_row("report", Text(_path(run.directory / "report.html"), style="cyan"))
     console.print(facts)
+
+
+def _traffic(traffic: Mapping[str, int], uplink: str) -> str:
+    """Bytes of a whole run, as its devices would exchange them."""
+    return f"{decimal(traffic['down'])} to the devices, {decimal(traffic['up'])} from them (updates as {uplink})"
 
 
 def _cost(summary: Summary) -> RenderableType:

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from .._durable import replace_file
 from . import plots
 from .guarantees import covered, not_covered
@@ -80,7 +82,13 @@ def _tiles(summary: Summary) -> list[str]:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     took = f"{minutes} min {seconds:02d} s" if minutes else f"{summary['seconds']:.1f} s"
     rounds = [f"{summary['rounds']:,} rounds", f"round {summary['chosen_round']:,} is served"]
-    return [*out, tile("time", took, rounds)]
+    out.append(tile("time", took, rounds))
+    traffic = summary.get("traffic")
+    if traffic is not None:
+        uplink = summary["config"].get("server", {}).get("uplink", "float32")
+        lines = [f"to the devices: {decimal(traffic['down'])}", f"updates as {uplink}"]
+        out.append(tile("bytes from the devices", decimal(traffic["up"]), lines))
+    return out
 
 
 def _against_popularity(summary: Summary, metric: str) -> tuple[list[str], str]:

@@ -141,6 +141,7 @@ def summarise(
         ),
         "refused": {"budget": sum(int(row["refused"]) for row in result.rows)},
         "quarantined": _counted(result),
+        "traffic": {way: sum(int(row.get(f"bytes_{way}", 0)) for row in result.rows) for way in ("down", "up")},
         "environment": _environment(),
     }
     curves = _cold_start(world, own, joint, say)

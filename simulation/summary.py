@@ -111,6 +111,8 @@ class Summary(TypedDict):
     """Round -> clip of that round, where clipping is adaptive: post-processing of noised fractions."""
     quarantined: NotRequired[dict[str, int]]
     """Reason -> replies that the gate did not let count."""
+    traffic: NotRequired[dict[str, int]]
+    """``down`` and ``up``: bytes of tensors over all rounds, every device counted as a node of its own."""
     environment: NotRequired[dict[str, Any]]
 
 
@@ -123,6 +125,10 @@ class MetricsRow(TypedDict):
     """Unit -> epsilon spent up to and including this round."""
     validation: dict[str, float] | None
     seconds: float
+    bytes_down: NotRequired[int]
+    """Bytes of tensors to the devices that were ordered, each by itself."""
+    bytes_up: NotRequired[int]
+    """The same from the devices whose updates count."""
     clip: NotRequired[float]
     """S of the round, where clipping is adaptive; none in a warm start."""
     update_norm: NotRequired[float]

@@ -1,10 +1,12 @@
 import itertools
+from io import BytesIO
 
 import federation_world as world
 import numpy as np
 import pytest
 import torch
 from fedrec.client import wire
+from fedrec.client.compression import sent
 from fedrec.client.wire import TrainReply, encode_reply
 from fedrec.privacy.mechanisms import Sensitivity
 from fedrec.server.gate import ReplyGate
@@ -64,7 +66,20 @@ def without(name):
     return records(update=update)
 
 
+def coded(encoding, **changes):
+    """A single device's update in codes."""
+    update, packed = sent(world.clipped_sum([1], 3, world.phi0()), encoding, BOUND)
+    return records(update=update, packed=packed, devices=1, **changes)
+
+
+def spoiled(content):
+    """Codes whose scales are a hundred times too large."""
+    for name, array in content["scales"].items():
+        content["scales"][name] = Array(np.float32(100) * np.load(BytesIO(array.data)))
+
+
 BAD = {
+    "codes that nobody asked for": (coded("float16"), "encoding"),
     "NaN": (with_update(temperature=torch.tensor(float("nan"))), "non-finite"),
     "inf": (with_update(bias=torch.full((5,), float("-inf"))), "non-finite"),
     "wrong shape": (with_update(bias=torch.zeros(5, 1)), "shapes"),
@@ -111,6 +126,21 @@ def test_a_bad_reply_is_counted_and_the_others_go_on(name):
 def test_good_replies_pass():
     verdict = gate().inspect([message(records()), message(records(2, refused=1), node=6)])
     assert (verdict.devices, verdict.refused, verdict.quarantined) == (6, 1, {})
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_codes_pass_where_they_were_asked_for(encoding):
+    asked = gate(encoding=encoding)
+    verdict = asked.inspect([message(coded(encoding)), message(records(2), node=6)])  # a cohort's sum is float32
+    assert (verdict.devices, verdict.quarantined) == (3, {})
+    other = "int8" if encoding == "float16" else "float16"
+    assert asked.inspect([message(coded(other))]).quarantined == {"encoding": 1}
+
+
+def test_what_codes_stand_for_is_held_to_the_clip():
+    content = coded("int8")
+    spoiled(content)
+    assert gate(encoding="int8").inspect([message(content)]).quarantined == {"norm": 1}
 
 
 def test_where_the_clip_adapts_a_reply_without_its_bits_does_not_count():
