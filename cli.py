@@ -19,6 +19,7 @@ from ._cli.audit import audit
 from ._cli.budget import budget
 from ._cli.bundle import bundle
 from ._cli.deploy import deploy
+from ._cli.device import device
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.mapping import parse_mapping
@@ -44,6 +45,7 @@ app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
 app.add_typer(bundle, name="bundle")
 app.add_typer(deploy, name="deploy")
+app.add_typer(device, name="device")
 app.command()(audit)
 app.command()(sweep)
 app.command()(ope)

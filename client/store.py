@@ -133,7 +133,8 @@ class Store:
             migrate(connection, path)
             ((found,),) = connection.rows("PRAGMA quick_check(1)")
             if found != "ok":
-                raise StoreError(f"the device store {path} is damaged ({found}); restore a copy: its ledger stays")
+                what = " ".join(str(found).split())
+                raise StoreError(f"the device store {path} is damaged ({what}); restore a copy: its ledger stays")
             store = cls(path, connection)
             if store.setting(_SCRUB) is not None:
                 store.scrub()

@@ -62,7 +62,9 @@ class Deployment:
             raise ConfigError(
                 f"expected {_key('nodes')} of at most the population, {self.population}, got {self.nodes}; lower it"
             )
-        if not (math.isfinite(self.deadline) and self.deadline > 0):
+        if type(self.resume) is not bool:
+            raise ConfigError(f"expected {_key('resume')} to be true or false, got {self.resume!r}")
+        if type(self.deadline) not in (int, float) or not (math.isfinite(self.deadline) and self.deadline > 0):
             raise ConfigError(f"expected {_key('deadline')} > 0, got {self.deadline!r}")
 
     @classmethod

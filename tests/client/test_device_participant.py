@@ -12,7 +12,7 @@ from fedrec.client.app import _answer
 from fedrec.client.conditions import Requirements
 from fedrec.client.participant import DeviceParticipant
 from fedrec.client.wire import TrainOrder, decode_reply, encode_order
-from fedrec.errors import LedgerError, WireError
+from fedrec.errors import LedgerError, PrivacyError, WireError
 from fedrec.privacy.entropy import SeededNoise
 from fedrec.privacy.ledger import Ledger
 from fedrec.simulation.participant import Cohort
@@ -158,7 +158,7 @@ def test_an_initialization_that_does_not_fit_costs_nothing(change, seat):
         phi["more"] = phi["bias"]
     else:
         phi["bias"] = phi["bias"] * float("nan")
-    with pytest.raises(WireError, match="bias|more"):
+    with pytest.raises(WireError, match=r"bias|more"):
         participant.train(order(world, 1, phi=phi))
     assert device.status().budget.spent == 0
 
@@ -240,9 +240,14 @@ def test_a_new_store_goes_on_with_the_ledger_that_lies_there(seat):
             path.unlink()
     with one.device(device.store.path, world) as again:
         assert again.status().budget.spent == spent > 0
-    with pytest.raises(Exception, match="a ledger is for life"):
-        other = one.world(privacy__unit="interaction", privacy__delta=1e-4)
-        one.device(device.store.path.with_name("other.sqlite"), other).adopt(one.package(world, version=2))
+
+
+def test_a_package_under_another_delta_does_not_fit_the_ledger(seat):
+    device, _ = seat(one.world(privacy__unit="interaction"))
+    other = one.package(one.world(privacy__unit="interaction", privacy__delta=1e-4), version=2)
+    with pytest.raises(PrivacyError, match="a ledger is for life"):
+        device.adopt(other)
+    assert device.status().versions == {"current": 1}
 
 
 def device_spent(device):

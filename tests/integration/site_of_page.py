@@ -121,6 +121,15 @@ class Site(Deployment):
         done = self._flwr("run", str(self.directory / folder), "mine", *more, timeout=PATIENCE)
         return (done.stdout + done.stderr).split("Successfully started run ")[1].split()[0]
 
+    def status(self, number: str) -> str:
+        """What Flower says of a run now."""
+        listed = json.loads(self._flwr("list", "--run-id", number, "--format", "json", timeout=PATIENCE).stdout)
+        return str(listed["runs"][0]["status"])
+
+    def node_ids(self, name: str) -> set[str]:
+        """The ids that the SuperLink gave a SuperNode."""
+        return set(re.findall(r"SuperNode ID: (\d+)", self.log(name)))
+
     def until(self, there: Callable[[], bool], wanted: str) -> None:
         """Wait for something.
 
