@@ -77,7 +77,9 @@ def init(
     _write(folder / "pyproject.toml", app_folder(deployment))
     out = terminal.output()
     out.print(
-        Text(f"{folder}: {config.server.rounds} rounds over {population} devices, bundle version {found.version}")
+        Text(
+            f"{folder}: {config.server.rounds} rounds over {population} devices, from version {found.version} of the policy"
+        )
     )
     for statement in budget_of(found, config, population).statements:
         out.print(Text(statement.sentence()))
