@@ -76,11 +76,8 @@ def init(
     deployment.plan(found).check(config)
     _write(folder / "pyproject.toml", app_folder(deployment))
     out = terminal.output()
-    out.print(
-        Text(
-            f"{folder}: {config.server.rounds} rounds over {population} devices, from version {found.version} of the policy"
-        )
-    )
+    rounds = config.server.rounds
+    out.print(Text(f"{folder}: {rounds} rounds over {population} devices, from version {found.version} of the policy"))
     for statement in budget_of(found, config, population).statements:
         out.print(Text(statement.sentence()))
     if config.privacy.unit == "none":

@@ -58,7 +58,7 @@ def test_noise_can_not_be_repeated(tmp_path):
 
 
 def test_a_round_that_is_held_again_is_paid_again(tmp_path, federation, monkeypatch):
-    """It was debited before its orders left; the last round can't be paid any more, and the update says what was spent."""
+    """It was debited before its orders left; no money is left for it, and the update says what was spent."""
     grid = deployed.local_grid(tmp_path)
     send = grid.send_and_receive
     calls = iter([send, None])
