@@ -18,6 +18,7 @@ from ._cli import render, terminal
 from ._cli.audit import audit
 from ._cli.budget import budget
 from ._cli.bundle import bundle
+from ._cli.deploy import deploy
 from ._cli.device import device
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
@@ -43,6 +44,7 @@ app.add_typer(data, name="data")
 app.add_typer(config, name="config")
 app.add_typer(budget, name="budget")
 app.add_typer(bundle, name="bundle")
+app.add_typer(deploy, name="deploy")
 app.add_typer(device, name="device")
 app.command()(audit)
 app.command()(sweep)

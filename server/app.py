@@ -18,8 +18,11 @@ PRIVATE_PREFIX = "fedrec-"
 def make_server_app(
     build: Callable[[Context, Config], FederationPlan],
     finish: Callable[[Context, Config, FederationPlan, FederationResult], None] | None = None,
+    configure: Callable[[Context], Config] | None = None,
 ) -> ServerApp:
     """A ServerApp that reads the run config, asks ``build`` for the plan, runs the loop and hands over to ``finish``.
+
+    ``configure`` finds the configuration elsewhere than in the run config.
 
     Raises (when it runs):
         ConfigError: a key of the run config is unknown or wrong.
@@ -28,7 +31,7 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        config = config_of(context)
+        config = (configure or config_of)(context)
         plan = build(context, config)
         result = run_federation(grid, plan, config)
         if finish is not None:

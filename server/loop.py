@@ -100,7 +100,7 @@ class _Federation:
         """Hold rounds until one of the reasons to stop."""
         if self._last.stopped is None:
             self._strategy.summary()
-            _wait_for_nodes(grid, self._plan.nodes, self._plan.node_wait)
+            _wait_for_nodes(grid, self._plan)
         while self._last.stopped is None:
             self._round(grid, self._last.round + 1)
         return self._result()
@@ -144,7 +144,11 @@ class _Federation:
         """Orders out, replies in, Reptile step."""
         arrays = encode_named(self._last.phi)
         messages = list(self._strategy.configure_train(number, arrays, ConfigRecord(), grid))
-        replies = list(grid.send_and_receive(messages, timeout=self._config.server.deadline)) if messages else []
+        replies = (
+            list(grid.send_and_receive(messages, timeout=self._plan.deadline or self._config.server.deadline))
+            if messages
+            else []
+        )
         moved, _ = self._strategy.aggregate_train(number, replies)
         return decode_named(moved)
 
@@ -237,13 +241,17 @@ class _Federation:
         )
 
 
-def _wait_for_nodes(grid: Grid, wanted: int | None, seconds: float) -> None:
+def _wait_for_nodes(grid: Grid, plan: FederationPlan) -> None:
     """A round that reaches nobody costs as much as any other: don't begin before all are there."""
-    deadline = time.monotonic() + seconds
-    while (found := len(list(grid.get_node_ids()))) < (wanted or 1):
+    deadline = time.monotonic() + plan.node_wait
+    least = plan.nodes or plan.least_nodes
+    while (found := len(list(grid.get_node_ids()))) < least:
         if time.monotonic() >= deadline:
-            least = "at least one Flower node" if wanted is None else f"{wanted} Flower nodes"
-            raise RunError(f"expected {least} within {seconds:g} s, got {found or 'none'}; start the nodes first")
-        time.sleep(min(1.0, seconds))
-    if wanted is not None and found > wanted:
-        raise RunError(f"expected {wanted} Flower nodes, got {found}; set server.nodes to the number of nodes")
+            number = "one Flower node" if least == 1 else f"{least} Flower nodes"
+            raise RunError(
+                f"expected {'' if plan.nodes else 'at least '}{number} within {plan.node_wait:g} s, "
+                f"got {found or 'none'}; start the nodes first"
+            )
+        time.sleep(min(1.0, plan.node_wait))
+    if plan.nodes is not None and found > plan.nodes:
+        raise RunError(f"expected {plan.nodes} Flower nodes, got {found}; set server.nodes to the number of nodes")

@@ -113,12 +113,22 @@ class FederationPlan:
     """Called after every round, when its checkpoint is on disk."""
     nodes: int | None = None
     """Flower nodes that take part, no fewer and no more; none: as many as come, at least one."""
+    least_nodes: int = 1
+    """Flower nodes to wait for before the first round, where ``nodes`` says nothing."""
+    deadline: float | None = None
+    """Seconds after which a round goes on without the missing replies, in place of ``server.deadline``; may change when
+    a run is resumed."""
     node_wait: float = 60.0
     """Seconds to wait for the nodes before the first round."""
     resume: bool = False
     """Go on from the last checkpoint; without one, start."""
     locked: bool = False
     """The caller holds the :class:`RunLock` of ``run_dir`` already."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a node keeps its place in the roster for good (``server.places``): in a deployment."""
+        return self.single and not self.simulation
 
     def sensitivity(self, config: Config, round_number: int, clip: float | None = None) -> Sensitivity | None:
         """What one device can move a round's sum by (units user and both), else none; ``clip``: S where it adapts."""

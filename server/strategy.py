@@ -31,6 +31,7 @@ from ..privacy.separation import turns
 from .anomaly import Scores, anomaly_scores
 from .combine import combined, stack_of
 from .gate import ReplyGate, Verdict
+from .places import Places
 from .plan import FederationPlan
 from .roster import Roster
 
@@ -81,6 +82,7 @@ class MetaStrategy(Strategy):
         self._config = config
         self._plan = plan
         self._roster = Roster(plan.population, plan.single)
+        self._places = Places(plan.run_dir, plan.population) if plan.lasting else None
         self._gate: ReplyGate | None = None
         self._phi: Named = {}
         self._shares: dict[int, npt.NDArray[np.int64]] = {}
@@ -92,7 +94,7 @@ class MetaStrategy(Strategy):
         phi = self._phi = decode_named(arrays)
         seed = self._config.seed if self._plan.simulation else None
         drawn = poisson_participants(seed, server_round, self._plan.population, self._config.server.participation)
-        shares = self._shares = self._roster.assign(self._in_turn(server_round, drawn), grid.get_node_ids())
+        shares = self._shares = self._hosts(self._in_turn(server_round, drawn), grid.get_node_ids())
         clip = self.clip_of(server_round)
         gate = self._gate = ReplyGate(
             round=server_round,
@@ -165,6 +167,13 @@ class MetaStrategy(Strategy):
     def clip_of(self, server_round: int) -> float | None:
         """S that goes out with a round's orders; none where it is fixed, and in the warm start, which has its own."""
         return self.clip if self._config.phase(server_round) == "adapt" else None
+
+    def _hosts(self, devices: npt.NDArray[np.int64], node_ids: Iterable[int]) -> dict[int, npt.NDArray[np.int64]]:
+        """The drawn devices by the node that hosts them; those whose node is not there are missing replies."""
+        if self._places is None:
+            return self._roster.assign(devices, node_ids)
+        there = self._places.of(node_ids)
+        return {there[place]: np.array([place]) for place in devices.tolist() if place in there}
 
     def _in_turn(self, server_round: int, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Those of the drawn devices whose turn the round is."""

@@ -16,11 +16,11 @@ from ..privacy.accounting import Charge, epsilon
 from ..privacy.audit import Scores
 from ..privacy.one_run import called, one_run_epsilon, planned_guesses
 from ..privacy.profile import Bound, distinguish, release_epsilon
+from ..server.budget import PhaseNoise, plan_budget
 from .audit_canaries import CanaryRun, Tick, canary_devices, canary_interactions, life_releases, separation
 from .audit_device import Ints, audit_seed, device_releases, vote_releases
 from .audit_server import pairs_releases, plan_releases, rounds_observed, server_releases
 from .audit_worlds import ITEMS, DeviceWorld, device_worlds
-from .budget import PhaseNoise, plan_budget
 
 DELTAS = (0.01, 0.03, 0.1, 0.3)
 """Where else than at its own delta a claim is tested: what an accountant says there it says of the same mechanism."""

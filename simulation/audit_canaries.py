@@ -22,10 +22,10 @@ from ..meta.popularity import NAME as WARM_STARTED
 from ..privacy.accounting import Charge
 from ..privacy.audit import Scores
 from ..privacy.one_run import Coins
+from ..server.budget import PhaseNoise
 from .audit_device import Ints, device_releases, vote_releases
 from .audit_server import evidence, released_means, rounds_observed, server_config, server_plan
 from .audit_worlds import ITEMS, device_worlds, logs_of
-from .budget import PhaseNoise
 from .federation import Cohorts
 from .grid import LocalGrid
 from .world import World

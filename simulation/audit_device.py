@@ -17,9 +17,9 @@ from ..config import Config
 from ..meta.examples import Examples
 from ..privacy.audit import Scores
 from ..privacy.entropy import SeededNoise
+from ..server.budget import PhaseNoise
 from .audit_worlds import ITEMS, DeviceWorld, device_config, logs_of, statistics_of
 from .batches import batch_examples
-from .budget import PhaseNoise
 from .cohort import Work, adapt_cohort
 
 Ints = NDArray[np.int64]

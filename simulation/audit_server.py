@@ -29,9 +29,9 @@ from ..meta.policy import Named
 from ..meta.popularity import NAME as WARM_STARTED
 from ..meta.popularity import vote
 from ..privacy.audit import Scores
+from ..server.budget import PhaseNoise
 from ..server.plan import FederationPlan
 from ..server.strategy import MetaStrategy
-from .budget import PhaseNoise
 from .grid import LocalGrid
 
 WIDTH = 24

@@ -21,8 +21,8 @@ from ..errors import ConfigError
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..privacy.separation import most_participations
+from ..server.budget import BudgetPlan, plan_budget, warm_floor
 from ..server.plan import FederationPlan, RoundReport
-from .budget import BudgetPlan, plan_budget, warm_floor
 from .evaluation import evaluate_scores
 from .participant import Cohort, personal_of
 from .placement import compute_device

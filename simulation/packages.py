@@ -10,7 +10,7 @@ from ..client.package import DeviceNoise, PolicyPackage
 from ..meta.examples import changes_per_entry
 from ..meta.policy import Named
 from ..privacy.accounting import epsilon
-from .budget import plan_budget
+from ..server.budget import plan_budget
 from .data.dataset import Dataset
 from .world import World
 

@@ -28,8 +28,8 @@ from ..privacy.accounting import epsilon
 from ..privacy.birth import create_ledger
 from ..privacy.entropy import SeededNoise
 from ..privacy.ledger import Ledger, LedgerSettings
+from ..server.budget import BudgetPlan, plan_budget
 from .boost import adapt_boosted
-from .budget import BudgetPlan, plan_budget
 from .cohort import CohortResult, Work, adapt_cohort
 from .schedule import device_floats
 from .workers import Workers, worker_count

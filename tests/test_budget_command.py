@@ -12,7 +12,7 @@ from fedrec.cli import invoke
 from fedrec.privacy.accounting import Charge, epsilon
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.scenario import Scenario, solve
-from fedrec.simulation.budget import plan_budget
+from fedrec.server.budget import plan_budget
 
 pytestmark = pytest.mark.usefixtures("command_line")
 

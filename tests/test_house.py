@@ -21,8 +21,8 @@ ROOMS = {
     "server": {"server", "client", "privacy", "meta"},
     "simulation": {"simulation", "server", "client", "privacy", "meta"},
 }
-WIRE = {"client.wire", "client.app", "client.compression"}
-"""What the server may read of the client's room: the wire format."""
+WIRE = {"client.wire", "client.app", "client.compression", "client.bundle", "client.bundle_keys"}
+"""What the server may read of the client's room: the wire format and the policy bundle, which both sides have."""
 NEVER = {
     "meta": {"flwr", "opacus", "polars", "matplotlib", "ray", "typer", "rich"},
     "privacy": {"flwr", "polars", "matplotlib", "ray", "typer", "rich"},

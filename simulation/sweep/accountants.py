@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...privacy.accounting import epsilon
 from ...privacy.tradeoffs import pld_epsilon
-from ..budget import PhaseNoise, plan_budget
+from ...server.budget import PhaseNoise, plan_budget
 from .groups import Group
 
 _MOST_STEPS = 200_000

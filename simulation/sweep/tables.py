@@ -13,7 +13,7 @@ import polars as pl
 
 from ..._durable import replace_file
 from ...privacy.statement import NEIGHBOURS
-from ..budget import plan_budget
+from ...server.budget import plan_budget
 from ..summary import DP_POPULARITY, JOINT, LOCAL_ONLY, POPULARITY, RANDOM
 from .judge import Record
 from .spec import Cell

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # killed_commands, same_run, flower_processes
+sys.path.insert(0, str(Path(__file__).parent))  # killed_commands, same_run, flower_processes, site_of_page
 pytest.register_assert_rewrite("same_run")
 
 from flower_processes import Deployment, Flower, Simulation  # noqa: E402
+from site_of_page import Site  # noqa: E402
 
 _NEEDED = Path("/proc/self/environ")
 
@@ -51,3 +52,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     engine = Deployment(tmp_path_factory.mktemp("flower"))
     with _stopped(engine):
         yield engine
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Where docs/deploy.md is followed."""
+    missing = [name for name in ("openssl", "ssh-keygen") if shutil.which(name) is None]
+    if missing or not _NEEDED.exists():
+        pytest.skip(f"needs /proc and openssl and ssh-keygen, which the page uses; missing: {missing}")
+    place = Site(tmp_path_factory.mktemp("site"))
+    with _stopped(place):
+        yield place

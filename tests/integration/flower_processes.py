@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,11 @@ class Flower:
         """
         file = self._home / "run-config.toml"
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
-        done = self._flwr("run", str(FOLDER), *arguments, "--stream", "--run-config", str(file), timeout=patience)
+        return self._followed(["run", str(FOLDER), *arguments, "--stream", "--run-config", str(file)], patience)
+
+    def _followed(self, command: Sequence[str], patience: float) -> Ended:
+        """A command that starts a run and streams its log, and how the run ended."""
+        done = self._flwr(*command, timeout=patience)
         log = done.stdout + done.stderr
         if "Successfully started run " not in log:
             return Ended(code=done.returncode, status="", details="", log=log)
@@ -151,7 +155,7 @@ class Simulation(Flower):
 
     def __init__(self, home: Path, ray: Path) -> None:
         super().__init__(home)
-        http, control = _free_ports(2)
+        http, control = free_ports(2)
         self._environment |= {
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
             "FLWR_LOCAL_CONTROL_API_PORT": str(control),
@@ -180,7 +184,7 @@ class Deployment(Flower):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
-        (self._port,) = _free_ports(1)
+        (self._port,) = free_ports(1)
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "mine"\n\n[superlink.mine]\naddress = "127.0.0.1:{self._port}"\ninsecure = true\n'
@@ -197,7 +201,7 @@ class Deployment(Flower):
         own = ["--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self._port)]
         self._begin("superlink", SUPERLINK, *own)
         self._until(self._listens, end, "a SuperLink")
-        for place, (port, config) in enumerate(zip(_free_ports(len(node_configs)), node_configs, strict=True)):
+        for place, (port, config) in enumerate(zip(free_ports(len(node_configs)), node_configs, strict=True)):
             own = ["--superlink", link, "--port", str(port), "--node-config", config]
             self._begin(f"supernode-{place}", SUPERNODE, *own)
         self._until(lambda: self._online() == len(node_configs), end, f"{len(node_configs)} SuperNodes")
@@ -265,7 +269,7 @@ def _signal(processes: Mapping[int, str], number: signal.Signals) -> None:
             continue
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, all different."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]

@@ -14,8 +14,8 @@ from fedrec.client.wire import TrainOrder
 from fedrec.errors import ConfigError, PrivacyError, WireError
 from fedrec.privacy.accounting import epsilon
 from fedrec.privacy.ledger import Ledger
+from fedrec.server.budget import plan_budget
 from fedrec.server.loop import run_federation
-from fedrec.simulation.budget import plan_budget
 from fedrec.simulation.data.registry import load
 from fedrec.simulation.federation import Cohorts, budget_of, check_plan, plan_of
 from fedrec.simulation.grid import LocalGrid

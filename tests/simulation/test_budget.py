@@ -8,7 +8,7 @@ import small_world as small
 from dp_accounting.pld import PLDAccountant
 from fedrec.errors import ConfigError, PrivacyError
 from fedrec.privacy.planning import Part, split_noise
-from fedrec.simulation.budget import plan_budget, warm_floor
+from fedrec.server.budget import plan_budget, warm_floor
 from fedrec.simulation.federation import budget_of, plan_of
 
 

@@ -9,8 +9,8 @@ from fedrec.errors import ConfigError
 from fedrec.privacy.accounting import normalise
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.scenario import solve
+from fedrec.server.budget import plan_budget
 from fedrec.simulation.accounts import ledgers_of
-from fedrec.simulation.budget import plan_budget
 from fedrec.simulation.federation import budget_of
 from fedrec.simulation.planner import scenarios_of, training_devices
 from fedrec.simulation.run import simulate

@@ -47,23 +47,24 @@ class BudgetPlan:
     statements: tuple[PrivacyStatement, ...]
 
 
-def plan_budget(config: Config, *, changes: int = 1, population: int | None = None) -> BudgetPlan:
+def plan_budget(config: Config, *, changes: int = 1, population: int | None = None, seeded: bool = True) -> BudgetPlan:
     """Find the noise for ``privacy.epsilon``, or take ``privacy.noise_multiplier`` and tell the epsilon.
 
     Args:
-        config: the run; its noise will be seeded, as every simulation's.
+        config: the run.
         changes: examples that one log entry can move (``meta.examples.changes_per_entry``): part of the sensitivity.
         population: devices that train, for the words of the statement alone; none says nothing that depends on it.
+        seeded: whether the noise will be seeded, as every simulation's: another word of the statement.
     """
     unit = config.privacy.unit
     user = _noise(config, "user") if unit in ("user", "both") else None
     interaction = _noise(config, "interaction") if unit in ("interaction", "both") else None
     statements = []
     if user is not None:
-        statements.append(_statement(config, "user", user, config.privacy.clip, population))
+        statements.append(_statement(config, "user", user, config.privacy.clip, population, seeded))
     if interaction is not None:
         bound = changes * config.privacy.example_clip
-        statements.append(_statement(config, "interaction", interaction, bound))
+        statements.append(_statement(config, "interaction", interaction, bound, None, seeded))
     return BudgetPlan(user=user, interaction=interaction, statements=tuple(statements))
 
 
@@ -112,7 +113,12 @@ def participations(config: Config, unit: Literal["user", "interaction"]) -> int:
 
 
 def _statement(
-    config: Config, unit: Literal["user", "interaction"], noise: PhaseNoise, clip: float, population: int | None = None
+    config: Config,
+    unit: Literal["user", "interaction"],
+    noise: PhaseNoise,
+    clip: float,
+    population: int | None,
+    seeded: bool,
 ) -> PrivacyStatement:
     privacy = config.privacy
     adaptive = unit == "user" and privacy.clipping == "adaptive"
@@ -126,7 +132,7 @@ def _statement(
         noise_multiplier=noise.adapt,
         clip=clip,
         rounds=len(noise.charges),
-        seeded=True,
+        seeded=seeded,
         clipping=describe_adaptive(privacy.clip_quantile, bits) if adaptive else "",
     )
 
