@@ -113,6 +113,14 @@ def test_the_python_of_the_readme_runs(command_line, small_worlds, capsys):
     assert len(shown.splitlines()) == 2 + 5
 
 
+def test_the_python_of_the_device_guide_runs(command_line, small_worlds, capsys):
+    for block in blocks(ROOT / "docs" / "device.md", "python"):
+        exec(block, {})
+    *_, left, missing = capsys.readouterr().out.splitlines()
+    assert left == "1 left; 4 shown"
+    assert missing.startswith("('unmetered'")
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_runs(example, command_line, small_worlds, capsys):
     runpy.run_path(str(example), run_name="__main__")

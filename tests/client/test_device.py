@@ -1,0 +1,301 @@
+"""The device an app holds: what it shows, logs, learns and drops."""
+
+import json
+import threading
+from dataclasses import replace
+
+import device_world as one
+import numpy as np
+import pytest
+import torch
+from fedrec.client.conditions import Requirements
+from fedrec.client.device import Device
+from fedrec.client.slate import Slate
+from fedrec.errors import NotAllowed, PolicyError
+from fedrec.meta.acting import Exploration, propensities
+from fedrec.simulation.serving import Served
+
+
+@pytest.fixture(scope="module")
+def world():
+    return one.world(evaluation__serve_steps=3)
+
+
+@pytest.fixture(scope="module")
+def phi(world):
+    """An initialization under which items differ."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: value + torch.randn(value.shape, generator=generator) for name, value in world.initialization().items()
+    }
+
+
+@pytest.fixture
+def device(tmp_path, world, phi):
+    with one.device(tmp_path / "device.sqlite", world, phi=phi) as opened:
+        yield opened
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ids(device):
+    return [str(item) for item in device.package.catalogue.item_ids]
+
+
+@pytest.mark.parametrize("settings", [{}, {"epsilon": 0.3}, {"diversity": 0.4, "epsilon": 0.1}, {"temperature": 0.0}])
+def test_propensities_are_those_of_the_draw(settings, device, world):
+    one.fill(device, world, 2)
+    slate = device.recommend(k=4, generator=stream(), **settings)
+    seat = device.seated()
+    scores = world.policy.scores(seat._parameters, seat.state(None)).detach()
+    allowed = (~seat._seen)[None]
+    rows = seat.rows(slate.items)[None]
+    how = Exploration(size=4, **({"temperature": 0.3} | settings))
+    wanted = propensities(rows, scores, allowed, how, world.policy.features)[0]
+    assert [slot.propensity for slot in slate] == pytest.approx(wanted.tolist(), rel=1e-12)
+    for slot, row in zip(slate, rows[0].tolist(), strict=True):
+        first = propensities(torch.tensor([[row]]), scores, allowed, replace(how, size=1), world.policy.features)
+        assert slot.first_draw == pytest.approx(float(first), rel=1e-12)
+    assert slate.propensity == pytest.approx(float(wanted.prod()))
+    assert Slate.from_dict(json.loads(json.dumps(slate.to_dict()))) == slate
+
+
+def test_draws_differ_and_follow_their_propensities(device):
+    shown = [device.recommend(k=1).items[0] for _ in range(600)]
+    one_slate = device.recommend(k=24, temperature=0.3, again=True)
+    wanted = {slot.item: slot.first_draw for slot in one_slate}
+    for item, chance in wanted.items():
+        error = (chance * (1 - chance) / 600) ** 0.5
+        assert abs(shown.count(item) / 600 - chance) < 4.5 * error + 1e-3
+
+
+def test_what_is_served_is_what_the_simulation_serves(device, world, phi):
+    one.fill(device, world, 0)
+    device.consent(True)
+    device.adapt()
+    served = Served(world=world, phi=phi)
+    places, stops = np.array([0]), world.dataset.offsets[[1]]
+    scores = served.score_until(places, stops)[0].clone()
+    scores[world.dataset.log(0).items] = -torch.inf
+    order = scores.argsort(descending=True)[:5].tolist()
+    assert device.recommend(k=5, temperature=0).items == tuple(ids(device)[row] for row in order)
+    reasons = device.explain(ids(device)[order[0]])
+    assert reasons.score == pytest.approx(float(scores[order[0]]), abs=1e-4)
+    assert sum(reasons.terms.values()) == pytest.approx(reasons.score, abs=1e-4)
+
+
+def test_filters_keep_out_what_was_met_what_is_blocked_and_what_is_no_candidate(device):
+    every = ids(device)
+    device.record(clicked=every[:2])
+    assert set(device.recommend(k=100).items) == set(every[2:])
+    assert set(device.recommend(every[1:6], k=9, blocked=every[4:]).items) == set(every[2:4])
+    assert set(device.recommend(every[:2], k=9, again=True).items) == set(every[:2])
+    assert len(device.recommend(every[:2])) == 0
+
+
+def test_a_record_keeps_the_strongest_of_what_was_done_and_everything_shown(device):
+    slate = device.recommend(k=4)
+    a, b, c, d = slate.items
+    assert device.record(slate, clicked=[a, b, c], purchase=[b], rating={c: 2.0}) == 3
+    found = {entry.item: entry for entry in device.store.entries()}
+    assert {item: (entry.kind, entry.reward) for item, entry in found.items()} == {
+        a: ("click", 5.0),
+        b: ("purchase", 5.0),
+        c: ("rating", 2.0),
+    }
+    for slot in slate.slots[:3]:
+        entry = found[slot.item]
+        assert (entry.propensity, entry.first_draw) == (slot.propensity, slot.first_draw)
+        assert (entry.position, entry.slate) == (slot.position, slate.name)
+    assert [(s.item, s.propensity, s.first_draw) for s in device.store.impressions()] == [
+        (slot.item, slot.propensity, slot.first_draw) for slot in slate
+    ]
+    log, _ = device.log()
+    assert log.interactions.propensities.tolist() == pytest.approx([slate.slots[i].first_draw for i in (0, 1, 2)])
+    device.record(clicked=[d])
+    assert device.log()[0].interactions.propensities.tolist()[-1] == 0, "without a slate none is known"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda d: d.record(clicked=["nowhere"]), "expected items of the catalogue, got 'nowhere'"),
+        (lambda d: d.record(d.recommend(["1", "2"]), clicked=["3"]), "expected items of the slate, got '3'"),
+        (lambda d: d.record(rating={"1": 6.0}), "expected a rating from 1 to 5, got 6.0"),
+        (lambda d: d.record(rating={"1": float("nan")}), "expected a rating from 1 to 5, got nan"),
+        (lambda d: d.recommend(k=0), "expected k to be an integer >= 1"),
+        (lambda d: d.recommend(["nowhere"]), "expected items of the catalogue, got 'nowhere'"),
+        (lambda d: d.recommend(context={"age": 3}), "expected features of this policy"),
+        (lambda d: d.explain("nowhere"), "expected items of the catalogue"),
+        (lambda d: d.forget(), "expected exactly one of before, item and everything"),
+        (lambda d: d.forget(item="1", everything=True), "expected exactly one of"),
+        (lambda d: d.limit(interactions=0), "expected interactions to be an integer >= 1"),
+        (lambda d: d.conditions(sunny=True), "expected charging, unmetered, idle, got 'sunny'"),
+        (lambda d: d.rollback(), "expected a previous package"),
+        (lambda d: Slate.from_dict({"slots": []}), "expected a slate as recommend gave it"),
+    ],
+)
+def test_wrong_calls_get_a_sentence_and_change_nothing(call, sentence, device):
+    with pytest.raises((ValueError, PolicyError), match=sentence):
+        call(device)
+    assert (device.store.count("interactions"), device.store.count("impressions")) == (0, 0)
+
+
+def test_without_consent_nothing_is_trained_and_withdrawing_drops_what_was(device, world):
+    one.fill(device, world, 0)
+    plain = device.explain("3").score
+    with pytest.raises(NotAllowed, match="expected consent"):
+        device.adapt()
+    device.consent(True)
+    device.adapt()
+    assert device.explain("3").score != plain
+    device.consent(False)
+    assert device.explain("3").score == plain
+    assert not device.status().adapted
+
+
+def test_a_local_adaptation_stops_between_steps_and_the_old_policy_serves_on(device, world, monkeypatch):
+    one.fill(device, world, 0)
+    device.consent(True)
+    device.require(Requirements(charging=True, unmetered=True, idle=True))
+    device.conditions(charging=True, idle=True)
+    device.adapt()
+    served = device.store.parameters("served")
+    device.record(clicked=["3"])
+    calls = []
+    original = device.missing
+
+    def missing(*, sends):
+        calls.append(sends)
+        if len(calls) == 3:
+            device.conditions(charging=False, idle=True)
+        return original(sends=sends)
+
+    monkeypatch.setattr(device, "missing", missing)
+    with pytest.raises(NotAllowed, match="expected charging while the device adapts"):
+        device.adapt()
+    assert calls == [False] * 3, "once before, then before every step until it stops"
+    assert device.store.parameters("served") == served
+    assert len(device.store.trainings()) == 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "hour", "met"), [((9, 17), 9, True), ((9, 17), 17, False), ((22, 6), 3, True), ((22, 6), 12, False)]
+)
+def test_hours_and_age_of_reports(hours, hour, met):
+    import datetime
+
+    now = datetime.datetime(2026, 5, 4, hour, 30).timestamp()
+    assert Requirements(hours=hours).missing({}, now, sends=True) == (() if met else ("hours",))
+    wanted = Requirements(charging=True, fresh=60)
+    assert wanted.missing({"charging": True, "at": now - 59}, now, sends=True) == ()
+    assert wanted.missing({"charging": True, "at": now - 61}, now, sends=True) == ("charging",)
+    assert wanted.missing({"charging": True, "at": now + 1}, now, sends=True) == ("charging",), "a clock went back"
+    assert Requirements.from_json(replace(wanted, hours=hours).to_json()) == replace(wanted, hours=hours)
+
+
+def test_what_was_forgotten_has_left_no_trace_in_what_is_served(device, world, tmp_path, phi):
+    one.fill(device, world, 0)
+    device.consent(True)
+    device.adapt()
+    gone = device.store.entries()[1].item
+    device.forget(item=gone)
+    assert not device.status().adapted
+    device.adapt()
+    with one.device(tmp_path / "other.sqlite", world, phi=phi) as never:
+        for entry in device.store.entries():
+            never.record(rating={entry.item: entry.reward})
+        never.consent(True)
+        never.adapt()
+        assert never.explain("3").score == device.explain("3").score
+
+
+def test_before_takes_times_and_everything_takes_the_profile_and_leaves_consent_and_policy(tmp_path, world):
+    clock = one.Clock(1000.0)
+    with one.device(tmp_path / "device.sqlite", world, clock=clock) as device:
+        device.consent(True)
+        device.record(clicked=["1"])
+        clock.now = 2000.0
+        device.record(clicked=["2"])
+        assert device.forget(before=1000.0) == 0
+        assert device.forget(before=1999.5) == 1
+        assert [entry.item for entry in device.store.entries()] == ["2"]
+        device.store.put("profile", "{}")
+        assert device.forget(everything=True) == 1
+        state = device.status()
+        assert (state.interactions, state.consent, state.versions) == (0, True, {"current": 1})
+        assert device.store.setting("profile") is None
+
+
+def test_an_export_holds_everything_in_json(device, world):
+    one.fill(device, world, 0)
+    slate = device.recommend(k=3)
+    device.record(slate, clicked=slate.items[:1])
+    device.consent(True)
+    device.adapt()
+    found = json.loads(json.dumps(device.export()))
+    assert found["format"] == 1
+    assert found["consent"]["given"]
+    assert len(found["interactions"]) == device.status().interactions
+    assert [shown["item"] for shown in found["impressions"]] == list(slate.items)
+    assert found["trainings"][0]["used"] == len(found["interactions"])
+    assert len(found["adapted"]["served"]["taste"]) == world.policy.features.shape[1]
+
+
+def test_versions_only_grow_and_a_rollback_serves_the_one_before(device, world, phi):
+    first = device.explain("3").score
+    device.consent(True)
+    other = {name: value * 0.5 for name, value in phi.items()}
+    device.adopt(one.package(world, version=3, phi=other))
+    assert device.status().versions == {"current": 3, "previous": 1}
+    assert device.explain("3").score != first
+    for version in (3, 2):
+        with pytest.raises(PolicyError, match=f"expected a package newer than version 3, got {version}"):
+            device.adopt(one.package(world, version=version, phi=phi))
+    assert device.rollback() == 1
+    assert device.explain("3").score == first
+    with pytest.raises(PolicyError, match="newer than version 3"):
+        device.adopt(one.package(world, version=3, phi=phi))
+
+
+def test_two_who_have_the_file_open_see_what_the_other_did(device):
+    other = Device.open(device.store.path, clock=one.Clock())
+    item = device.recommend(k=1, temperature=0).items[0]
+    other.recommend(k=1)
+    other.record(clicked=[item])
+    assert item not in device.recommend(k=100).items
+    device.forget(item=item)
+    assert item in other.recommend(k=100).items
+    other.close()
+
+
+def test_threads_share_a_device(device, world):
+    every, failures = ids(device), []
+    device.consent(True)
+
+    def work(number):
+        try:
+            for item in every[number::4]:
+                device.record(clicked=[item])
+                device.recommend(k=3, again=True)
+                if number == 0:
+                    device.adapt()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(entry.item for entry in device.store.entries()) == sorted(every)
+
+
+def test_the_newest_are_kept(device):
+    device.limit(interactions=3)
+    for item in ids(device)[:6]:
+        device.record(clicked=[item])
+    assert [entry.item for entry in device.store.entries()] == ids(device)[3:6]
