@@ -7,7 +7,7 @@ import deployed_world as deployed
 import pytest
 from fedrec.client.bundle import inspect_bundle
 from fedrec.errors import BundleError, ConfigError, RunError
-from fedrec.privacy.accounting import epsilon
+from fedrec.privacy.accounting import Charge, epsilon
 from fedrec.privacy.ledger import Ledger
 from fedrec.server.deployment import Deployment
 
@@ -57,31 +57,48 @@ def test_noise_can_not_be_repeated(tmp_path):
     assert not any(learned[0][name].equal(learned[1][name]) for name in federation.load().package.policy.released)
 
 
-def test_a_round_that_is_held_again_is_paid_again(tmp_path, federation, monkeypatch):
-    """It was debited before its orders left; no money is left for it, and the update says what was spent."""
-    grid = deployed.local_grid(tmp_path)
+def interrupt(root, federation, monkeypatch):
+    """Let the server die when the replies of round 2 are there."""
+    grid = deployed.local_grid(root)
     send = grid.send_and_receive
-    calls = iter([send, None])
+    rounds = iter([1, 2])
 
     def dying(messages, *, timeout):
         replies = list(send(messages, timeout=timeout))
-        if next(calls) is None:
+        if next(rounds) == 2:
             raise KeyboardInterrupt
         return replies
 
     monkeypatch.setattr(grid, "send_and_receive", dying)
     with pytest.raises(KeyboardInterrupt):
-        deployed.hold(tmp_path, federation, grid)
+        deployed.hold(root, federation, grid)
+
+
+def test_a_round_that_is_held_again_is_paid_again(tmp_path, federation, monkeypatch):
+    """It was debited before its orders left: nothing is left for holding it again, and the run ends there."""
+    interrupt(tmp_path, federation, monkeypatch)
     assert not (tmp_path / "run" / "update.bundle").exists()
     with pytest.raises(RunError, match="resume it or choose another directory"):
         deployed.hold(tmp_path, federation)
     deployed.hold(tmp_path, federation, resume=True, deadline=50.0)
-    assert [row["round"] for row in rows(tmp_path)] == [1]
+    assert [(row["round"], row["epsilon"]["interaction"]) for row in rows(tmp_path)] == [(1, 8.0)]
     assert debits(tmp_path / "run" / "ledger.sqlite") == ["1", "2"]
     assert [debits(tmp_path / f"device-{number}.sqlite.ledger") for number in range(3)] == [["1", "2"]] * 3
-    update = inspect_bundle(tmp_path / "run" / "update.bundle")
-    assert update.privacy[0].rounds == 2
-    assert update.privacy[0].epsilon == pytest.approx(8, abs=0.01)
+
+
+def test_an_update_says_what_was_spent_and_not_what_was_planned(tmp_path, monkeypatch):
+    """Without a limit the interrupted round is held again, and three releases are two rounds."""
+    federation = deployed.deployment(
+        tmp_path, privacy__unit="user", privacy__epsilon=None, privacy__noise_multiplier=2.0
+    )
+    deployed.devices(tmp_path)
+    interrupt(tmp_path, federation, monkeypatch)
+    deployed.hold(tmp_path, federation, resume=True)
+    assert [row["round"] for row in rows(tmp_path)] == [1, 2]
+    (statement,) = inspect_bundle(tmp_path / "run" / "update.bundle").privacy
+    assert statement.rounds == 3
+    assert statement.epsilon == pytest.approx(epsilon([Charge(2.0, 1.0, 3)], 1e-5, "rdp"))
+    assert rows(tmp_path)[-1]["epsilon"] == {"user": pytest.approx(statement.epsilon)}
 
 
 def test_the_run_config_comes_back(federation):
