@@ -24,7 +24,7 @@ from .journal import everything
 
 ENDLESS = 2**31
 """Horizon of an episode that is never cut."""
-_MEMORY = 200
+_MEMORY = 64
 """Clicks of a user that stay disliked."""
 
 
