@@ -1,6 +1,10 @@
 """A tiny online run: users of the domain ``shop``, so that nothing is fetched or fitted."""
 
+import numpy as np
 from fedrec.config import Config
+from fedrec.meta.interactions import Catalogue
+from fedrec.simulation.behaviour.options import UserOptions
+from fedrec.simulation.behaviour.population import Population
 from fedrec.simulation.online.arms import Arm
 from fedrec.simulation.online.users import Users
 
@@ -23,11 +27,26 @@ def users(**changes):
     return Users.of(config(**changes))
 
 
+def lively(count, **changes):
+    """Users who click often, and some items that nearly everybody likes."""
+    random = np.random.default_rng(0)
+    population = Population(
+        tastes=random.standard_normal((count, 2)),
+        qualities=random.standard_normal((30, 2)),
+        item_bias=1.5 * random.standard_normal(30) - 2.5,
+        user_bias=np.zeros(count),
+        catalogue=Catalogue(
+            features=np.zeros((30, 0), np.float32), feature_names=(), item_ids=[str(item) for item in range(30)]
+        ),
+        user_features=np.zeros((count, 0), np.float32),
+    )
+    own = {"policy__content": False, "policy__content_embedding": False, "policy__fast": ["latent"]}
+    return Users.among(config(**own, **changes), population, UserOptions())
+
+
 def arm(name):
     return Arm.of(name)
 
 
 def same_traces(first, second):
-    import numpy as np
-
     return all(np.array_equal(first.values[name], second.values[name], equal_nan=True) for name in first.values)
