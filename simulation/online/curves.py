@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ WIDTH = 5
 """Interactions of a point of a curve."""
 WINDOW = 10
 """Interactions of the headline: the last ones of a device of average diligence."""
-_NAMES = {"clicked": "ctr", "reward": "reward", "regret": "regret"}
 
 
 class Point(TypedDict):
@@ -49,10 +48,15 @@ def curve(trace: Trace, devices: Ints, upto: int, *, seed: int, resamples: int) 
 
 def _point(trace: Trace, devices: Ints, first: int, last: int, seed: int, resamples: int) -> Point:
     means = {name: device_means(trace, name, devices, first, last) for name in TRACES}
-    found: dict[str, Any] = {
-        _NAMES[name]: bootstrap_interval(values, seed, resamples).to_dict() for name, values in means.items()
-    }
-    return Point(first=first + 1, last=last, devices=int((~np.isnan(means["clicked"])).sum()), **found)
+    found = {name: bootstrap_interval(values, seed, resamples).to_dict() for name, values in means.items()}
+    return Point(
+        first=first + 1,
+        last=last,
+        devices=int((~np.isnan(means["clicked"])).sum()),
+        ctr=found["clicked"],
+        reward=found["reward"],
+        regret=found["regret"],
+    )
 
 
 def device_means(trace: Trace, name: str, devices: Ints, first: int, last: int) -> Floats:
