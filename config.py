@@ -1,6 +1,6 @@
 """One frozen, validated schema for every run: TOML file, ``--set key=value`` and Flower's run config all end here.
 
-Sections that may change a result are ``data`` .. ``evaluation``; ``engine`` holds the knobs that may change
+Sections that may change a result are ``data`` .. ``online``; ``engine`` holds the knobs that may change
 speed only and is left out of :meth:`Config.fingerprint`.
 """
 
@@ -362,6 +362,71 @@ class EngineConfig(_Section):
     """Where chunks are computed: auto takes a CUDA device where torch finds one, and the processor elsewhere."""
 
 
+class ExplorationConfig(_Section):
+    """How slates are drawn where the policy acts (``fedrec online``)."""
+
+    size: int = Field(default=5, ge=1)
+    """Positions of a slate, K."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the softmax; 0 takes the best, ties alike (slates of one item only)."""
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    """Share of a draw that is uniform over what is left (slates of one item only)."""
+    diversity: float = Field(default=0.0, ge=0, lt=1)
+    """Weight of the likeness to what stands above (acting without learning only)."""
+    repeats: bool = False
+    """Show a device again what it has clicked."""
+
+    @model_validator(mode="after")
+    def _propensities_are_exact(self) -> Self:
+        if self.diversity > 0 or (self.size > 1 and (self.temperature == 0 or self.epsilon > 0)):
+            raise ValueError(
+                "expected exploration.temperature > 0 and exploration.epsilon = exploration.diversity = 0 with slates "
+                f"of several items, whose propensities training divides by, got {self.temperature:g}, "
+                f"{self.epsilon:g} and {self.diversity:g} with size {self.size}; set them or exploration.size to 1"
+            )
+        return self
+
+
+class OnlineConfig(_Section):
+    """The online loop: simulated users, who acts when, and what is compared (``fedrec online``)."""
+
+    arms: Annotated[tuple[str, ...], Listed] = (
+        "meta",
+        "joint",
+        "meta@8",
+        "meta@2",
+        "local",
+        "popularity",
+        "known-popularity",
+        "random",
+        "oracle",
+    )
+    """What is compared: ``meta`` and ``joint`` (K = 1) without privacy, with ``@E`` at epsilon E under ``privacy.unit``
+    (user where that is none); ``local`` (never leaves the device) and yardsticks."""
+    interactions: int = Field(default=2, ge=1)
+    """Slates that a device shows in each of its rounds before it adapts."""
+    late_round: int = Field(default=26, ge=1)
+    """First round in which the held-out devices (``data.holdout``) act; they never train."""
+    log: Literal["clicks", "shown"] = "clicks"
+    """What a device keeps of what it showed: the clicks, or every item (policies whose state sees no history)."""
+    base_rate: Annotated[float | None, Optional] = Field(default=0.01, gt=0, lt=1)
+    """Mean probability of a click on an item drawn at random, users of a data set; none keeps the log's density."""
+    taste_strength: float = Field(default=1.0, gt=0)
+    """Factor on the personal part of utility, users of a data set; other than 1 it is not what the log says."""
+    choice: Literal["logit", "position", "cascade"] = "logit"
+    """How users of a data set choose among what is shown."""
+    fatigue: float = Field(default=20.0, ge=0)
+    """Utility that an item loses for good for who has clicked it, users of a data set; 20: it is never liked again."""
+    drift: float = Field(default=0.0, ge=0, le=1)
+    """Part of a taste that is new after an interaction, users of a data set."""
+    shift_at: Annotated[int | None, Optional] = Field(default=None, ge=1)
+    """Interaction of a device before which its user's taste jumps to somebody else's; none never."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an interaction's click is an accident, users of a data set."""
+    outliers: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a user is an outlier, whose every click is an accident (users of a data set)."""
+
+
 class Config(_Section):
     """A whole run. ``Config()`` is the default of ``make simulate``."""
 
@@ -379,6 +444,10 @@ class Config(_Section):
     """How the federation runs."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How it is judged."""
+    exploration: ExplorationConfig = ExplorationConfig()
+    """How the policy acts."""
+    online: OnlineConfig = OnlineConfig()
+    """The online loop."""
     engine: EngineConfig = EngineConfig()
     """Speed only."""
 

@@ -17,6 +17,7 @@ cascade's the running product. The marginal propensity of an item at a position 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +65,10 @@ class Exploration:
         return self.temperature > 0 and self.epsilon == 0 and self.diversity == 0
 
 
+Uniforms = Callable[[tuple[int, ...]], Tensor]
+"""Fresh uniforms on [0, 1) of a shape, float64: streams that belong to users, where a generator belongs to a batch."""
+
+
 class Slate(NamedTuple):
     """What is shown.
 
@@ -77,7 +82,11 @@ class Slate(NamedTuple):
 
 
 def act(
-    scores: Tensor, allowed: Tensor, how: Exploration, generator: torch.Generator, features: Tensor | None = None
+    scores: Tensor,
+    allowed: Tensor,
+    how: Exploration,
+    generator: torch.Generator | Uniforms,
+    features: Tensor | None = None,
 ) -> Slate:
     """Draw a slate for every user.
 
@@ -85,7 +94,7 @@ def act(
         scores: unnormalised log-probabilities, ``[users, items]``.
         allowed: candidates, bool ``[users, items]`` (``meta.eligibility``); no other item is ever drawn.
         how: size and exploration.
-        generator: the stream of the draws.
+        generator: the stream of the draws, or what gives uniforms of a shape.
         features: public content features ``[items, features]``; needed for diversity.
 
     Raises:
@@ -181,18 +190,28 @@ def checked_scores(scores: Tensor, allowed: Tensor, how: Exploration, features: 
     return scores.detach().to(torch.float64)
 
 
-def _drawn(likely: Tensor, generator: torch.Generator) -> Tensor:
+def _drawn(likely: Tensor, generator: torch.Generator | Uniforms) -> Tensor:
     """One item a row of a distribution, ``[users]``, by inversion: never one of probability zero."""
     upto = likely.cumsum(1)
     total = upto[:, -1:].contiguous()
-    point = torch.rand(total.shape, generator=generator, dtype=torch.float64) * total
+    point = _uniforms(total, generator) * total
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(upto, point, right=True)[:, 0].clamp(max=likely.shape[1] - 1)
 
 
-def _gumbel_top(scores: Tensor, allowed: Tensor, how: Exploration, generator: torch.Generator) -> Tensor:
+def _uniforms(like: Tensor, generator: torch.Generator | Uniforms) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.rand(like.shape, generator=generator, dtype=torch.float64)
+    return generator(tuple(like.shape))
+
+
+def _gumbel_top(scores: Tensor, allowed: Tensor, how: Exploration, generator: torch.Generator | Uniforms) -> Tensor:
     """Plackett-Luce: the candidates with the largest scores plus Gumbel noise, -1 pads, ``[users, size]``."""
-    gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
+    if isinstance(generator, torch.Generator):
+        waiting = torch.empty_like(scores).exponential_(generator=generator)
+    else:
+        waiting = (-torch.log1p(-generator(tuple(scores.shape)))).clamp(min=2.0**-54)
+    gumbel = -waiting.log()
     keys = (scores / how.temperature + gumbel).masked_fill(~allowed, -torch.inf)
     found = keys.topk(min(how.size, keys.shape[1]), dim=1).indices
     items = torch.where(allowed.gather(1, found), found, -1)

@@ -162,7 +162,7 @@ class Cohorts:
     def __call__(self, context: Context) -> Participant:
         """The cohort of a node."""
         self._made.append(Cohort(self._world, self._run_dir / NODES, _nodes(context)))
-        return _Strict(self._made[-1])
+        return Strict(self._made[-1])
 
     def close(self) -> None:
         """Release ledgers and worker processes."""
@@ -183,7 +183,7 @@ class CohortFailed(BaseException):
 
 
 @dataclass(frozen=True)
-class _Strict:
+class Strict:
     """A cohort whose failure is the run's."""
 
     cohort: Cohort

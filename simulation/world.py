@@ -134,9 +134,8 @@ class World:
         length = self.config.policy.history_length if self.policy.sees_history else 0
         rows = stops[:, None] - length + np.arange(length)
         known = rows >= self.dataset.offsets[devices][:, None]
-        clipped = np.where(known, rows, 0)
-        history = torch.from_numpy(np.where(known, self.dataset.items[clipped], -1).astype(np.int64))
-        rewards = torch.from_numpy(np.where(known, self.dataset.rewards[clipped], 0).astype(np.float32))
+        history = torch.from_numpy(_where_known(self.dataset.items, rows, known, -1).astype(np.int64))
+        rewards = torch.from_numpy(_where_known(self.dataset.rewards, rows, known, 0).astype(np.float32))
         levels = torch.where(history >= 0, reward_levels(rewards, self.dataset.reward_range), 0)
         user = torch.from_numpy(np.array(self.dataset.device_features[devices], dtype=np.float32))
         return State(history[:, None], levels[:, None], user)
@@ -168,6 +167,15 @@ class Logs:
     def __call__(self, places: NDArray[np.int64]) -> Examples:
         """Stacked examples of the devices in some places."""
         return self.world.batch(self.devices[places], self.stops[places], unit=self.unit, stream=self.stream)
+
+
+def _where_known(
+    column: NDArray[np.generic], rows: NDArray[np.int64], known: NDArray[np.bool_], padding: float
+) -> NDArray[np.generic]:
+    """``column[rows]``, and ``padding`` where nothing is known: everywhere, where nobody has a log yet."""
+    if not len(column):
+        return np.full(rows.shape, padding)
+    return np.where(known, column[np.where(known, rows, 0)], padding)
 
 
 def load_dataset(config: Config) -> Dataset:

@@ -92,6 +92,11 @@ class UserSimulator:
         self.noise = np.where(self.outlier, 1.0 if random else 0.0, self.options.noise)
         self._forget()
 
+    def resume(self, state: UserState) -> None:
+        """Go on from where users were: a ``state`` that a simulator of the same seed and users had."""
+        self.state = state
+        self._forget()
+
     def new_episode(self, rows: Ints | None = None) -> None:
         """Put users back to the start of an episode; their streams go on."""
         rows = np.arange(len(self.users)) if rows is None else rows
