@@ -17,6 +17,7 @@ from . import __version__
 from ._cli import render, terminal
 from ._cli.audit import audit
 from ._cli.budget import budget
+from ._cli.compare import compare
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.mapping import parse_mapping
@@ -43,6 +44,7 @@ app.add_typer(budget, name="budget")
 app.command()(audit)
 app.command()(sweep)
 app.command()(ope)
+app.command()(compare)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]
