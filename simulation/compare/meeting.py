@@ -18,7 +18,6 @@ from ..behaviour.taste import TasteOptions, fit_users
 from ..data.dataset import Dataset
 from ..domains import DOMAINS, domain_world
 from ..online.users import behaviour_of
-from ..run import check_same_data
 from ..serving import Served
 from ..world import load_dataset
 from .settings import CompareSettings, Group
@@ -64,8 +63,9 @@ def meet(first: Run, second: Run, settings: CompareSettings) -> Meeting:
     """
     how = _explorations(first.config, second.config, settings)
     data = load_dataset(first.config)
-    check_same_log(data, data if second.config.data == first.config.data else load_dataset(second.config))
-    served = (_served(first), _served(second))
+    made_alike = (first.config.data, first.config.seed) == (second.config.data, second.config.seed)
+    check_same_log(data, data if made_alike else load_dataset(second.config))
+    served = (first.served(), second.served())
     kinds = np.where(served[0].world.held_out, HELD_OUT, TRAINING)
     kinds = np.where(served[0].world.held_out == served[1].world.held_out, kinds, MIXED)
     rows = _arriving(kinds, settings)
@@ -78,12 +78,6 @@ def meet(first: Run, second: Run, settings: CompareSettings) -> Meeting:
         kinds=kinds[rows],
         remarks=_remarks(first.config, second.config, how),
     )
-
-
-def _served(run: Run) -> Served:
-    served = run.served()
-    check_same_data(run.directory, served.world.dataset)
-    return served
 
 
 def check_same_log(first: Dataset, second: Dataset) -> None:
