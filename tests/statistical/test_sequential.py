@@ -102,3 +102,11 @@ def test_a_known_effect_is_found_within_three_times_the_users_of_a_planned_test(
     stopped = (p_process(differences, ALPHA) <= ALPHA).argmax(axis=1)
     assert (p_process(differences, ALPHA)[:, -1] <= ALPHA).mean() > 0.9
     assert np.median(stopped) < 1.6 * 196
+
+
+def test_small_differences_cost_more_because_the_bound_is_far_away():
+    """A planned test needs ``((1.96 + 0.84) 0.05 / 0.02)^2 = 49`` users."""
+    draw = np.random.default_rng(6)
+    differences = np.clip(draw.normal(0.02, 0.05, (200, 600)), -1, 1)
+    stopped = (p_process(differences, ALPHA) <= ALPHA).argmax(axis=1) + 1
+    assert np.median(stopped) == pytest.approx(270, abs=20)
