@@ -21,6 +21,7 @@ from ._cli.compare import compare
 from ._cli.flower import flower_app
 from ._cli.keys import known_keys, markdown
 from ._cli.mapping import parse_mapping
+from ._cli.online import online
 from ._cli.ope import ope
 from ._cli.progress import Progress
 from ._cli.sweep import sweep
@@ -45,6 +46,7 @@ app.command()(audit)
 app.command()(sweep)
 app.command()(ope)
 app.command()(compare)
+app.command()(online)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: print the run's path.")]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..._streams import cell_uniforms
-from ...meta.acting import Exploration, act, propensities
+from ...meta.acting import Exploration, act, conditional
 from ...meta.eligibility import allowed_items
 from ...meta.policy import Named
 from ..behaviour.simulator import Feedback
@@ -190,5 +190,5 @@ def _first(items: Tensor, scores: Tensor, allowed: Tensor, how: Exploration) -> 
     What ``meta.acting.first_draw`` finds from the conditionals, without the loss of digits where an item above was
     nearly sure.
     """
-    each = [propensities(items[:, slot, None], scores, allowed, how)[:, 0] for slot in range(items.shape[1])]
-    return torch.stack(each, dim=1)
+    likely = conditional(scores.to(torch.float64), allowed, how, items[:, :0], None)
+    return torch.where(items >= 0, likely.gather(1, items.clamp(min=0)), 1.0)

@@ -24,7 +24,7 @@ from .journal import everything
 
 ENDLESS = 2**31
 """Horizon of an episode that is never cut."""
-_MEMORY = 200
+_MEMORY = 64
 """Clicks of a user that stay disliked."""
 
 
@@ -52,8 +52,17 @@ class Users:
             ConfigError: the federation is divided among nodes, or items shown in vain would be a state's history.
             DataError: fewer than two devices are to train.
         """
+        return cls.among(config, *_users(config))
+
+    @classmethod
+    def among(cls, config: Config, population: Population, options: UserOptions) -> Users:
+        """All users of a population whose truth is given.
+
+        Raises:
+            ConfigError: as :meth:`of`.
+            DataError: as :meth:`of`.
+        """
         _check(config)
-        population, options = _users(config)
         options = replace(options, slate=config.exploration.size, horizon=ENDLESS, history=1, track_regret=True)
         return cls(config=config, population=population, options=options, world=_world(config, population, options))
 
