@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,8 @@ from ..domains import DOMAINS, domain_world
 from ..online.users import behaviour_of
 from ..serving import Served
 from ..world import load_dataset
+from .contender import Contender
 from .settings import CompareSettings, Group
-
-if TYPE_CHECKING:
-    from ..run import Run
 
 Ints = NDArray[np.int64]
 HELD_OUT, TRAINING, MIXED = "held out by both", "trained both", "held out by one"
@@ -54,7 +51,7 @@ class Meeting:
     remarks: tuple[str, ...]
 
 
-def meet(first: Run, second: Run, settings: CompareSettings) -> Meeting:
+def meet(first: Contender, second: Contender, settings: CompareSettings) -> Meeting:
     """Bring two runs together.
 
     Raises:
@@ -66,6 +63,8 @@ def meet(first: Run, second: Run, settings: CompareSettings) -> Meeting:
     made_alike = (first.config.data, first.config.seed) == (second.config.data, second.config.seed)
     check_same_log(data, data if made_alike else load_dataset(second.config))
     served = (first.served(), second.served())
+    if settings.start == "log" and not all(one.world.dataset.interactions for one in served):
+        raise RunError("expected start new with an arm of an online run, whose devices begin with nothing, got log")
     kinds = np.where(served[0].world.held_out, HELD_OUT, TRAINING)
     kinds = np.where(served[0].world.held_out == served[1].world.held_out, kinds, MIXED)
     rows = _arriving(kinds, settings)

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..run import Run
 from .arms import play
+from .contender import open_contender
 from .judge import Comparison, judge
 from .meeting import Meeting, meet
 from .settings import CompareSettings
@@ -46,17 +46,17 @@ def compare(
     """Let two finished runs act for the same simulated users, and test whether one is better.
 
     Args:
-        run_a: directory of the run that is compared with.
+        run_a: directory of the run that is compared with, or ``arms/NAME`` in that of an online run.
         run_b: directory of the run that is judged: differences are B minus A.
         settings: whom they meet, how they act, what counts.
         listener: follows it.
 
     Raises:
-        RunError: a directory holds no finished run, or the runs' data differ.
+        RunError: a directory holds no finished run or trained arm, or the runs' data differ.
         PolicyError: a policy holds or gives NaN.
     """
     settings, listener = settings or CompareSettings(), listener or Quiet()
-    first, second = Run.open(run_a), Run.open(run_b)
+    first, second = open_contender(run_a), open_contender(run_b)
     listener.begin("meeting: the runs' data, the users and their tastes", 1)
     meeting = meet(first, second, settings)
     brought = [_arm(label, place, meeting, settings, listener) for place, label in enumerate(("run A", "run B"))]
