@@ -148,18 +148,37 @@ def recommend(
     user: Annotated[str, typer.Option(help="The data set's own id of a user.", show_default=False)],
     k: Annotated[int, typer.Option("-k", "--k", help="Length of the list.")] = 10,
     explain: Annotated[bool, typer.Option("--explain", help="Say what drove each score.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw a slate as the run's exploration section says, with propensities.")
+    ] = False,
+    temperature: Annotated[float | None, typer.Option(help="Of --sample.", show_default=False)] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Share of uniform draws of --sample.", show_default=False)
+    ] = None,
+    diversity: Annotated[
+        float | None, typer.Option(help="Weight of likeness to what stands above, of --sample.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """What the policy of a run would recommend to one user now, and why."""
+    """What the policy of a run would recommend to one user now, and why: a ranking, or with --sample a drawn slate."""
+    if not sample and any(value is not None for value in (temperature, epsilon, diversity)):
+        raise typer.BadParameter(
+            "expected --sample with --temperature, --epsilon or --diversity: a ranking draws nothing"
+        )
     with _progress(quiet=False, closing=False) as progress:
         progress.stage("starting PyTorch and Flower")
+        from .simulation.exploring import exploration_of
         from .simulation.recommend import recommend as rank
         from .simulation.recommend import recommendation_table
         from .simulation.run import Run
 
         terminal.quieten()
         progress.stage(f"adapting the policy to user {user}")
-        found = rank(Run.open(run), user, k, explain=explain)
+        opened = Run.open(run)
+        asked = {"temperature": temperature, "epsilon": epsilon, "diversity": diversity}
+        how = exploration_of(opened.config, **asked) if sample else None
+        found = rank(opened, user, k, explain=explain, how=how, seed=seed)
     if as_json:
         _print_json([one.to_dict() for one in found])
         return

@@ -9,6 +9,7 @@ from ..._validate import at_least, probability
 from ...config import Config
 from ...meta.acting import Exploration
 from ..behaviour.options import Choice
+from ..exploring import exploration_of
 from ..intervals import RESAMPLES
 
 Metric = Literal["ctr", "reward"]
@@ -63,7 +64,6 @@ class CompareSettings:
         Raises:
             ValueError: a value out of range.
         """
-        own = config.exploration
-        asked = {name: getattr(self, name) for name in ("temperature", "epsilon", "diversity")}
-        chosen = {name: getattr(own, name) if value is None else value for name, value in asked.items()}
-        return Exploration(size=own.size if self.slate is None else self.slate, **chosen)
+        return exploration_of(
+            config, size=self.slate, temperature=self.temperature, epsilon=self.epsilon, diversity=self.diversity
+        )
