@@ -371,18 +371,16 @@ class ExplorationConfig(_Section):
     """Of the softmax; 0 takes the best, ties alike (slates of one item only)."""
     epsilon: float = Field(default=0.0, ge=0, le=1)
     """Share of a draw that is uniform over what is left (slates of one item only)."""
-    diversity: float = Field(default=0.0, ge=0, lt=1)
-    """Weight of the likeness to what stands above (acting without learning only)."""
     repeats: bool = False
     """Show a device again what it has clicked."""
 
     @model_validator(mode="after")
     def _propensities_are_exact(self) -> Self:
-        if self.diversity > 0 or (self.size > 1 and (self.temperature == 0 or self.epsilon > 0)):
+        if self.size > 1 and (self.temperature == 0 or self.epsilon > 0):
             raise ValueError(
-                "expected exploration.temperature > 0 and exploration.epsilon = exploration.diversity = 0 with slates "
-                f"of several items, whose propensities training divides by, got {self.temperature:g}, "
-                f"{self.epsilon:g} and {self.diversity:g} with size {self.size}; set them or exploration.size to 1"
+                "expected exploration.temperature > 0 and exploration.epsilon = 0 with slates of several items, whose "
+                f"propensities training divides by, got {self.temperature:g} and {self.epsilon:g} with size "
+                f"{self.size}; set them or exploration.size to 1"
             )
         return self
 

@@ -24,7 +24,7 @@ from .journal import everything
 
 ENDLESS = 2**31
 """Horizon of an episode that is never cut."""
-_MEMORY = 64
+_MEMORY = 32
 """Clicks of a user that stay disliked."""
 
 

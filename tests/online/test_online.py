@@ -193,12 +193,11 @@ def test_what_can_not_be_run_is_refused_before_anything_is_written(tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("changes", [{"epsilon": 0.1}, {"temperature": 0.0}, {"diversity": 0.2}])
+@pytest.mark.parametrize("changes", [{"epsilon": 0.1}, {"temperature": 0.0}])
 def test_exploration_without_exact_first_propensities_is_refused(changes):
     with pytest.raises(ConfigError, match=r"expected exploration.temperature > 0 and"):
         config(**{f"exploration__{name}": value for name, value in changes.items()})
-    if "diversity" not in changes:
-        config(exploration__size=1, **{f"exploration__{name}": value for name, value in changes.items()})
+    config(exploration__size=1, **{f"exploration__{name}": value for name, value in changes.items()})
 
 
 def test_a_curve_reaches_its_end_where_it_stays_there():
