@@ -155,14 +155,12 @@ def recommend(
     epsilon: Annotated[
         float | None, typer.Option(help="Share of uniform draws of --sample.", show_default=False)
     ] = None,
-    diversity: Annotated[
-        float | None, typer.Option(help="Weight of likeness to what stands above, of --sample.", show_default=False)
-    ] = None,
+    diversity: Annotated[float, typer.Option(help="Weight of likeness to what stands above, of --sample.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
     as_json: Json = False,
 ) -> None:
     """What the policy of a run would recommend to one user now, and why: a ranking, or with --sample a drawn slate."""
-    if not sample and any(value is not None for value in (temperature, epsilon, diversity)):
+    if not sample and (temperature is not None or epsilon is not None or diversity):
         raise typer.BadParameter(
             "expected --sample with --temperature, --epsilon or --diversity: a ranking draws nothing"
         )
@@ -176,9 +174,8 @@ def recommend(
         terminal.quieten()
         progress.stage(f"adapting the policy to user {user}")
         opened = Run.open(run)
-        asked = {"temperature": temperature, "epsilon": epsilon, "diversity": diversity}
-        how = exploration_of(opened.config, **asked) if sample else None
-        found = rank(opened, user, k, explain=explain, how=how, seed=seed)
+        how = exploration_of(opened.config, temperature=temperature, epsilon=epsilon, diversity=diversity)
+        found = rank(opened, user, k, explain=explain, how=how if sample else None, seed=seed)
     if as_json:
         _print_json([one.to_dict() for one in found])
         return

@@ -47,9 +47,7 @@ def compare(
     epsilon: Annotated[
         float | None, typer.Option(help="Share of uniform draws; each run's own.", show_default=False)
     ] = None,
-    diversity: Annotated[
-        float | None, typer.Option(help="Weight of likeness to what stands above; each run's own.", show_default=False)
-    ] = None,
+    diversity: Annotated[float, typer.Option(help="Weight of the likeness to what stands above.")] = 0.0,
     choice: Annotated[
         Literal["logit", "position", "cascade"] | None,
         typer.Option(help="How users choose; as the runs have it.", show_default=False),

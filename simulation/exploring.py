@@ -12,9 +12,11 @@ def exploration_of(
     size: int | None = None,
     temperature: float | None = None,
     epsilon: float | None = None,
-    diversity: float | None = None,
+    diversity: float = 0.0,
 ) -> Exploration:
     """The ``exploration`` section of ``config`` with some values replaced; None replaces nothing.
+
+    Diversity is no part of that section, because it has no propensity that training could divide by.
 
     Raises:
         ValueError: a value out of range.
@@ -24,5 +26,5 @@ def exploration_of(
         size=own.size if size is None else size,
         temperature=own.temperature if temperature is None else temperature,
         epsilon=own.epsilon if epsilon is None else epsilon,
-        diversity=own.diversity if diversity is None else diversity,
+        diversity=diversity,
     )

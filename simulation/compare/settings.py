@@ -40,8 +40,8 @@ class CompareSettings:
     """Of the policies' softmax, 0 shows the best; none takes each run's ``exploration.temperature``."""
     epsilon: float | None = None
     """Share of every slot that is drawn uniformly; none takes each run's ``exploration.epsilon``."""
-    diversity: float | None = None
-    """Weight of the likeness to what stands above; none takes each run's ``exploration.diversity``."""
+    diversity: float = 0.0
+    """Weight of the likeness to what stands above (maximal marginal relevance)."""
     choice: Choice | None = None
     """Choice model of the users; none takes what the runs' ``online.choice`` or their domain says."""
     resamples: int = RESAMPLES

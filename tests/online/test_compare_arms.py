@@ -35,7 +35,7 @@ def test_arms_are_compared_with_what_their_last_round_left(arms):
 def test_what_is_no_trained_arm_is_refused(arms):
     with pytest.raises(RunError, match="expected a run or one arm of an online run"):
         open_contender(arms.parent)
-    with pytest.raises(RunError, match="expected an arm that a federation trained, got .*popularity, a yardstick"):
+    with pytest.raises(RunError, match=r"expected an arm that a federation trained, got .*popularity, a yardstick"):
         open_contender(arms / "popularity")
     with pytest.raises(RunError, match="expected a checkpoint in"):
         open_contender(arms / "meta@8").served()

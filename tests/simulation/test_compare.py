@@ -16,8 +16,6 @@ from fedrec.simulation.compare.verdict import remarks, verdict
 from fedrec.simulation.data.registry import load
 from fedrec.simulation.domains import DOMAINS, domain_world
 
-SURE = 30.0
-
 
 def loved():
     """Log odds of a click on every item, over all users, centred: what popularity would know if it knew the truth."""
@@ -35,7 +33,7 @@ def compared(first, second, settings=FEW):
 
 @pytest.fixture(scope="module")
 def good_against_bad():
-    return compared(Fake("bad", -loved()), Fake("good", loved()), replace(FEW, interactions=20))
+    return compared(Fake("bad", -loved()), Fake("good", loved()), replace(FEW, interactions=12, slate=6))
 
 
 def test_a_run_against_itself_differs_by_nothing_at_all():
@@ -51,7 +49,7 @@ def test_a_run_against_itself_differs_by_nothing_at_all():
 def test_the_better_policy_is_found(good_against_bad):
     found = good_against_bad
     assert found.decided == "b"
-    assert found.test.stopped < found.users
+    assert found.test.stopped < 45  # 29 to 34 with other seeds
     assert found.metrics["ctr"].difference.low > 0
     assert found.metrics["reward"].difference.low > 0
     assert found.metrics["regret"].difference.high < 0
@@ -60,7 +58,7 @@ def test_the_better_policy_is_found(good_against_bad):
 
 
 def test_swapping_the_runs_turns_every_sign(good_against_bad):
-    mirrored = compared(Fake("good", loved()), Fake("bad", -loved()), replace(FEW, interactions=20))
+    mirrored = compared(Fake("good", loved()), Fake("bad", -loved()), replace(FEW, interactions=12, slate=6))
     assert mirrored.decided == "a"
     assert mirrored.test.stopped == good_against_bad.test.stopped
     assert (mirrored.test.low == -good_against_bad.test.high).all()
