@@ -18,6 +18,7 @@ from ._cli import render, terminal
 from ._cli.audit import audit
 from ._cli.budget import budget
 from ._cli.bundle import bundle
+from ._cli.compare import compare
 from ._cli.deploy import deploy
 from ._cli.device import device
 from ._cli.flower import flower_app
@@ -50,6 +51,7 @@ app.add_typer(device, name="device")
 app.command()(audit)
 app.command()(sweep)
 app.command()(ope)
+app.command()(compare)
 app.command()(online)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the output stream, and nothing else there.")]
@@ -152,18 +154,34 @@ def recommend(
     user: Annotated[str, typer.Option(help="The data set's own id of a user.", show_default=False)],
     k: Annotated[int, typer.Option("-k", "--k", help="Length of the list.")] = 10,
     explain: Annotated[bool, typer.Option("--explain", help="Say what drove each score.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw a slate as the run's exploration section says, with propensities.")
+    ] = False,
+    temperature: Annotated[float | None, typer.Option(help="Of --sample.", show_default=False)] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Share of uniform draws of --sample.", show_default=False)
+    ] = None,
+    diversity: Annotated[float, typer.Option(help="Weight of likeness to what stands above, of --sample.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """What the policy of a run would recommend to one user now, and why."""
+    """What the policy of a run would recommend to one user now, and why: a ranking, or with --sample a drawn slate."""
+    if not sample and (temperature is not None or epsilon is not None or diversity):
+        raise typer.BadParameter(
+            "expected --sample with --temperature, --epsilon or --diversity: a ranking draws nothing"
+        )
     with _progress(quiet=False, closing=False) as progress:
         progress.stage("starting PyTorch and Flower")
+        from .simulation.exploring import exploration_of
         from .simulation.recommend import recommend as rank
         from .simulation.recommend import recommendation_table
         from .simulation.run import Run
 
         terminal.quieten()
         progress.stage(f"adapting the policy to user {user}")
-        found = rank(Run.open(run), user, k, explain=explain)
+        opened = Run.open(run)
+        how = exploration_of(opened.config, temperature=temperature, epsilon=epsilon, diversity=diversity)
+        found = rank(opened, user, k, explain=explain, how=how if sample else None, seed=seed)
     if as_json:
         _print_json([one.to_dict() for one in found])
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from .._streams import torch_stream
 from .._validate import at_least
 from ..errors import PolicyError
+from ..meta.acting import Exploration, act
 from ..meta.explain import Explanation
 from ..meta.explain import explain as take_apart
 from ..meta.interactions import Catalogue
@@ -36,7 +38,7 @@ _BAR = 16  # cells of a bar
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """One item of a ranking; the last three fields are empty unless an explanation was asked for.
+    """One item of a ranking; ``terms`` and what follows are empty unless an explanation was asked for.
 
     Attributes:
         rank: place, from 1.
@@ -44,6 +46,7 @@ class Recommendation:
         title: what to show.
         score: unnormalised log-probability.
         probability: softmax of the scores over everything the user has not met.
+        propensity: probability of the item in its place given those above it, where the list was drawn.
         terms: contributions that add up to ``score``, see :class:`fedrec.meta.explain.Explanation`.
         because: (title, effect) of the history entries that raise the score most, strongest first.
         features: (name, effect) of the item's content features with the largest effects, either way.
@@ -54,6 +57,7 @@ class Recommendation:
     title: str
     score: float
     probability: float
+    propensity: float | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
     because: tuple[tuple[str, float], ...] = ()
     features: tuple[tuple[str, float], ...] = ()
@@ -65,9 +69,16 @@ class Recommendation:
 
 
 def recommend(
-    run: Run, user: str, k: int = 10, *, explain: bool = False, dataset: Dataset | None = None
+    run: Run,
+    user: str,
+    k: int = 10,
+    *,
+    explain: bool = False,
+    how: Exploration | None = None,
+    seed: int = 0,
+    dataset: Dataset | None = None,
 ) -> list[Recommendation]:
-    """Rank what ``user`` has not met, with the policy adapted on the whole log of the user's device.
+    """Rank what ``user`` has not met, or draw a slate from it, with the policy adapted on the whole log of the device.
 
     Nothing is held out here: test and validation interactions count as history, so this is no evaluation.
 
@@ -76,6 +87,8 @@ def recommend(
         user: the data set's own id of the user.
         k: length of the list; shorter where fewer unseen items are left.
         explain: fill ``terms``, ``because`` and ``features``.
+        how: draw a slate of k items this way (``meta.acting``; its own size does not matter); none ranks.
+        seed: of that draw; the same seed draws the same slate for the same user.
         dataset: the run's data, unfiltered, in place of the one that its configuration names.
 
     Raises:
@@ -90,19 +103,35 @@ def recommend(
     unseen = torch.ones(dataset.items_count, dtype=torch.bool)
     unseen[dataset.log(device).items] = False
     scores = seat.scores()
-    order = torch.sort(scores.masked_fill(~unseen, -torch.inf), descending=True, stable=True).indices
     chances = torch.softmax(scores.masked_fill(~unseen, -torch.inf), dim=0)
+    size = min(k, int(unseen.sum()))
+    if how is None:
+        items = torch.sort(scores.masked_fill(~unseen, -torch.inf), descending=True, stable=True).indices[:size]
+        drawn = None
+    else:
+        items, drawn = _slate(
+            seat, scores, unseen, replace(how, size=max(1, size)), torch_stream(seed, "slate", device)
+        )
     found = []
-    for rank, item in enumerate(order[: min(k, int(unseen.sum()))].tolist(), start=1):
+    for place, item in enumerate(items[:size].tolist()):
         plain = Recommendation(
-            rank=rank,
+            rank=place + 1,
             item_id=str(dataset.catalogue.item_ids[item]),
             title=dataset.catalogue.title(item),
             score=float(scores[item]),
             probability=float(chances[item]),
+            propensity=None if drawn is None else float(drawn[place]),
         )
         found.append(_explained(plain, seat.explain(item, unseen), dataset.catalogue) if explain else plain)
     return found
+
+
+def _slate(
+    seat: _Seat, scores: Tensor, allowed: Tensor, how: Exploration, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Items of a drawn slate and their conditional propensities, ``[size]`` each."""
+    slate = act(scores[None], allowed[None], how, generator, seat.served.world.policy.features)
+    return slate.items[0], slate.propensities[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +166,8 @@ class _Seat:
 
 def _explained(plain: Recommendation, found: Explanation, catalogue: Catalogue) -> Recommendation:
     because = [(catalogue.title(item), effect) for _, item, effect in found.history if effect > 0]
-    return Recommendation(
-        rank=plain.rank,
-        item_id=plain.item_id,
-        title=plain.title,
-        score=plain.score,
-        probability=plain.probability,
+    return replace(
+        plain,
         terms=found.terms,
         because=tuple(because[:REASONS]),
         features=tuple((catalogue.feature_names[column], effect) for column, effect in found.features[:REASONS]),
@@ -156,13 +181,16 @@ def recommendation_table(recommendations: Sequence[Recommendation]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("", justify="right", style="dim")
     table.add_column("item")
-    for name in ("score", "probability"):
+    drawn = any(one.propensity is not None for one in recommendations)
+    for name in ("score", "probability", *["propensity"] * drawn):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     likeliest = max((one.probability for one in recommendations), default=1.0) or 1.0
     for one in recommendations:
         bar = Bar(likeliest, 0, one.probability, width=_BAR, color=_MORE)
-        table.add_row(str(one.rank), Text(one.title), f"{one.score:.2f}", f"{one.probability:.2%}", bar)
+        numbers = [f"{one.score:.2f}", f"{one.probability:.2%}"]
+        numbers += [f"{one.propensity:.2%}"] if one.propensity is not None else []
+        table.add_row(str(one.rank), Text(one.title), *numbers, bar)
     return table
 
 
@@ -203,12 +231,16 @@ def _reasons(one: Recommendation) -> Text:
     """Title and score, then history entries, then features (in italics), each with its effect."""
     lines = [
         Text(one.title, style="bold"),
-        Text(f"score {one.score:.2f}, probability {one.probability:.2%}", style="dim"),
+        Text(f"score {one.score:.2f}, probability {one.probability:.2%}{_drawn_with(one)}", style="dim"),
     ]
     lines += [Text.assemble(_effect(effect), "  ", title) for title, effect in one.because]
     for name, effect in one.features:
         lines.append(Text.assemble(_effect(effect), "  ", (name.replace("=", ": ", 1), "italic")))
     return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+
+
+def _drawn_with(one: Recommendation) -> str:
+    return "" if one.propensity is None else f", propensity {one.propensity:.2%}"
 
 
 def _effect(value: float) -> Text:

@@ -17,6 +17,7 @@ from .._durable import replace_file, storage_errors
 from ..client.app import make_client_app
 from ..config import Config, load_config
 from ..errors import RunError
+from ..meta.acting import Exploration
 from ..meta.policy import Named
 from ..server.checkpoint import Checkpoint, CheckpointStore, check_same_run
 from ..server.lock import RunLock
@@ -137,12 +138,19 @@ class Run:
         return Served(world=world, phi=self.policy(), personal=personal)
 
     def recommend(
-        self, user: str, k: int = 10, *, explain: bool = False, dataset: Dataset | None = None
+        self,
+        user: str,
+        k: int = 10,
+        *,
+        explain: bool = False,
+        how: Exploration | None = None,
+        seed: int = 0,
+        dataset: Dataset | None = None,
     ) -> list[Recommendation]:
         """What the device of ``user`` would show now, and why; see :func:`fedrec.simulation.recommend.recommend`."""
         from .recommend import recommend
 
-        return recommend(self, user, k, explain=explain, dataset=dataset)
+        return recommend(self, user, k, explain=explain, how=how, seed=seed, dataset=dataset)
 
 
 def simulate(

@@ -157,6 +157,22 @@ def test_recommend_shows_and_explains(finished, capsys):
     assert "popularity" in shown
 
 
+def test_recommend_draws_slates_with_their_propensities(finished, capsys):
+    asked = ["recommend", str(finished), "--user", "7", "-k", "3", "--json"]
+    ranked, first, again, other = (
+        [*asked, *more] for more in ([], ["--sample"], ["--sample"], ["--sample", "--seed", "1", "--temperature", "5"])
+    )
+    slates = []
+    for arguments in (ranked, first, again, other):
+        assert invoke(arguments) == 0
+        slates.append(json.loads(capsys.readouterr().out))
+    assert {one["propensity"] for one in slates[0]} == {None}
+    assert slates[1] == slates[2] != slates[3]
+    assert all(0 < one["propensity"] < 1 for one in slates[1])
+    assert invoke([*asked, "--diversity", "0.2"]) == 2
+    assert "expected --sample with --temperature, --epsilon or --diversity" in capsys.readouterr().err
+
+
 def test_data_commands(capsys, command_line):
     (command_line / "plays.csv").write_text("who,track,stars\nann,a,3\nann,b,5\nbob,a,1\nbob,c,4\n")
     roles = "user=who,item=track"

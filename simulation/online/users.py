@@ -97,9 +97,18 @@ def _check(config: Config) -> None:
 def _users(config: Config) -> tuple[Population, UserOptions]:
     data, online = config.data, config.online
     if data.name in DOMAINS:
-        drawn = domain_world(data.name, users=data.devices, items=data.items, seed=config.seed)
-        return drawn.population, replace(drawn.domain.behaviour, seed=config.seed, shift_at=online.shift_at)
-    options = UserOptions(
+        population = domain_world(data.name, users=data.devices, items=data.items, seed=config.seed).population
+    else:
+        population = _fitted(data.name, config.seed, online.base_rate, online.taste_strength)
+    return population, behaviour_of(config)
+
+
+def behaviour_of(config: Config) -> UserOptions:
+    """How the users that a configuration names behave: as their domain says, else as ``online`` does."""
+    online = config.online
+    if config.data.name in DOMAINS:
+        return replace(DOMAINS[config.data.name].behaviour, seed=config.seed, shift_at=online.shift_at)
+    return UserOptions(
         choice=online.choice,
         fatigue=online.fatigue,
         recovery=1.0,
@@ -110,7 +119,6 @@ def _users(config: Config) -> tuple[Population, UserOptions]:
         outliers=online.outliers,
         seed=config.seed,
     )
-    return _fitted(data.name, config.seed, online.base_rate, online.taste_strength), options
 
 
 @lru_cache(maxsize=2)

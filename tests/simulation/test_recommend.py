@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fedrec.errors import PolicyError, RunError
+from fedrec.meta.acting import Exploration, propensities
 from fedrec.simulation.recommend import REASONS, Recommendation, recommend, recommendation_table, term_label
 from fedrec.simulation.run import Run, simulate
 from fedrec.simulation.world import load_dataset
@@ -61,6 +62,41 @@ def test_the_ranking_is_that_of_the_served_policy_without_what_was_met(run, data
         assert [one.score for one in found] == pytest.approx(expected[order].tolist(), abs=1e-5)
         chances = torch.softmax(expected, 0)[order].tolist()
         assert [one.probability for one in found] == pytest.approx(chances, rel=1e-4)
+
+
+def rows_of(data, found):
+    known = {str(identifier): row for row, identifier in enumerate(data.catalogue.item_ids)}
+    return [known[one.item_id] for one in found]
+
+
+def test_a_drawn_slate_has_its_exact_propensities(run, data):
+    device, how = 4, Exploration(temperature=0.7, epsilon=0.1, diversity=0.3)
+    scores, features = referee(run, data, device)[None], run.served(data).world.policy.features
+    allowed = torch.isfinite(scores)
+    met = set()
+    for seed in range(5):
+        found = recommend(run, data.device_ids[device], 4, how=how, seed=seed, dataset=data)
+        assert found == recommend(run, data.device_ids[device], 4, how=how, seed=seed, dataset=data)
+        rows = rows_of(data, found)
+        assert len(set(rows)) == 4
+        assert bool(allowed[0, rows].all())
+        expected = propensities(torch.tensor([rows]), scores.masked_fill(~allowed, 0.0), allowed, how, features)[0]
+        assert [one.propensity for one in found] == pytest.approx(expected.tolist(), rel=1e-4)
+        assert [one.score for one in found] == pytest.approx(scores[0, rows].tolist(), abs=1e-5)
+        met.add(tuple(rows))
+    assert len(met) > 1
+
+
+def test_a_slate_without_temperature_is_the_ranking(run, data):
+    user = data.device_ids[6]
+    ranked, drawn = (recommend(run, user, 5, how=how, dataset=data) for how in (None, Exploration(temperature=0.0)))
+    assert [one.item_id for one in drawn] == [one.item_id for one in ranked]
+    assert [one.propensity for one in drawn] == [1.0] * 5
+    assert [one.propensity for one in ranked] == [None] * 5
+    shown = StringIO()
+    Console(file=shown, width=100).print(recommendation_table(drawn))
+    assert "propensity" in shown.getvalue()
+    assert shown.getvalue().count("100.00%") == 5
 
 
 def test_the_run_and_the_configured_data_set_give_the_same(run, data):
