@@ -237,7 +237,8 @@ class Policy:
     def schema(self) -> str:
         """Fingerprint of names, shapes, roles and settings: two sides that agree on it can exchange updates."""
         roles = [(spec.name, spec.shape, spec.speed, spec.scope) for spec in self.specs.values()]
-        text = repr((self.settings.model_dump_json(), roles))
+        start = dict(sorted(self.settings.affinity_start.items()))  # equal settings, whatever order a file gave them
+        text = repr((self.settings.model_copy(update={"affinity_start": start}).model_dump_json(), roles))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def scores(self, parameters: Parameters, state: State) -> Tensor:

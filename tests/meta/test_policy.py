@@ -202,6 +202,15 @@ def test_schema_changes_with_whatever_both_sides_must_share():
     assert bigger.schema() != world.policy().schema()
 
 
+def test_schema_does_not_depend_on_the_order_in_which_a_file_names_the_kernels():
+    start = {"kind": (1.0, 0.0, 0.0, 0.0), "genre": (0.5, 0.0, 0.0, 0.0)}
+    one, other = (
+        world.policy(affinity=True, affinity_start=dict(order)) for order in (start.items(), reversed(start.items()))
+    )
+    assert one.settings == other.settings
+    assert one.schema() == other.schema() != world.policy(affinity=True).schema()
+
+
 BARE = Catalogue(features=np.zeros((3, 0), np.float32), feature_names=(), item_ids=("a", "b", "c"))
 
 

@@ -1,0 +1,143 @@
+"""A film kiosk on the SDK: one page, served from this machine, for this machine.
+
+    python examples/kiosk/app.py
+
+Nothing that a person taps is logged, and no page of another origin may ask: requests must name this host, and what
+changes anything must bear a header that no foreign page can send.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from fedrec import Device, FedrecError
+from policy import DATA, shipped
+from screen import Screen
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+HOST = "127.0.0.1"
+STATIC = Path(__file__).with_name("static")
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+Text = Annotated[str, Body(embed=True)]
+
+
+def create_app(device: Device) -> FastAPI:
+    """The app around ``device``, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        device.close()
+
+    app = FastAPI(title="fedrec kiosk", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.middleware("http")(_same_origin)
+    app.add_exception_handler(FedrecError, _sentence)
+    app.add_exception_handler(ValueError, _sentence)
+    _routes(app, Screen(device))
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app
+
+
+def _routes(app: FastAPI, screen: Screen) -> None:
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    @app.get("/api/view")
+    def view() -> dict[str, Any]:
+        return screen.show()
+
+    @app.post("/api/like")
+    def like(slate: Text, item: Text) -> dict[str, Any]:
+        return screen.like(slate, item)
+
+    @app.post("/api/others")
+    def others(slate: Text) -> dict[str, Any]:
+        return screen.others(slate)
+
+    @app.post("/api/reasons")
+    def reasons(item: Text) -> dict[str, Any]:
+        return screen.reasons(item)
+
+    @app.post("/api/adapt")
+    def adapt() -> dict[str, Any]:
+        return screen.adapt()
+
+    @app.post("/api/consent")
+    def consent(given: Annotated[bool, Body(embed=True)]) -> dict[str, Any]:
+        return screen.consent(given)
+
+    @app.post("/api/rehearse")
+    def rehearse() -> dict[str, Any]:
+        return screen.rehearse()
+
+    @app.post("/api/forget")
+    def forget(item: Annotated[str | None, Body(embed=True)] = None) -> dict[str, Any]:
+        return screen.forget(item)
+
+    @app.post("/api/export")
+    def export() -> dict[str, Any]:
+        return screen.export()
+
+
+async def _same_origin(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    if request.method != "GET" and request.headers.get("X-Kiosk") != "1":
+        return JSONResponse({"detail": "expected a request of the kiosk's own page, got another"}, 403)
+    response = await go_on(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+async def _sentence(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 409)
+
+
+def open_device(home: Path, data: str = "synthetic", **changes: Any) -> Device:
+    """The device in ``home``, with the policy that the kiosk ships with; both are made the first time."""
+    home.mkdir(parents=True, exist_ok=True)
+    package = shipped(home, data, _progress, **changes)
+    path = home / "device.sqlite"
+    device = Device.open(path) if path.exists() else Device.create(path, package)
+    if device.status().versions.get("current", 0) < package.version:
+        device.adopt(package)
+    return device
+
+
+def _progress(text: str) -> None:
+    print(f"preparing the policy: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Serve the kiosk until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="A film kiosk that learns on this device.")
+    parser.add_argument("--home", type=Path, help="where policy, device and ledger lie (default: runs/kiosk/DATA)")
+    parser.add_argument("--data", choices=DATA, default="synthetic", help="invented films, or those of MovieLens 100K")
+    parser.add_argument("--port", type=int, default=8765)
+    chosen = parser.parse_args()
+    try:
+        device = open_device(chosen.home or Path("runs/kiosk") / chosen.data, chosen.data)
+    except FedrecError as error:
+        sys.exit(f"kiosk: {error}")
+    app = create_app(device)
+    print(f"the kiosk is open: http://{HOST}:{chosen.port} (Ctrl-C ends it)", flush=True)
+    uvicorn.run(app, host=HOST, port=chosen.port, log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    main()
