@@ -88,6 +88,18 @@ class Site(Deployment):
             sign = "Uvicorn running" if name == "superlink" else "SuperNode ID: "
             self.until(lambda: sign in self.log(name)[start:], f"{name} to be there")
 
+    def bring_back(self, name: str) -> None:
+        """Start a SuperNode until it stays: before its heartbeat has lapsed, the SuperLink takes it for a second one."""
+        start = len(self.log(name))
+        end = time.monotonic() + PATIENCE
+        while "SuperNode ID: " not in self.log(name)[start:]:
+            if self._started[name].poll() is not None:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"expected {name} to come back, got: {self.log(name)[start:]}")
+                time.sleep(2.0)
+                self.serve(name, awaited=False)
+            time.sleep(0.2)
+
     def supernode(self, number: int, port: int, *, key: int | None = None, ca: str = "ca.crt", **config: str) -> None:
         """Start a SuperNode that the page does not have; it is not waited for."""
         told = {"device": str(self.directory / f"device-{number}.sqlite"), **config}
