@@ -89,7 +89,7 @@ class Site(Deployment):
             self.until(lambda: sign in self.log(name)[start:], f"{name} to be there")
 
     def bring_back(self, name: str) -> None:
-        """Start a SuperNode until it stays: before its heartbeat has lapsed, the SuperLink takes it for a second one."""
+        """Start a SuperNode until it stays: the SuperLink refuses it until the heartbeat of the dead one has lapsed."""
         start = len(self.log(name))
         end = time.monotonic() + PATIENCE
         while "SuperNode ID: " not in self.log(name)[start:]:
