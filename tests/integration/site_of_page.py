@@ -33,6 +33,8 @@ class Site(Deployment):
         self.directory.mkdir()
         self._ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         self._lines: dict[str, str] = {}
+        self.in_memory = False
+        """Whether the SuperLink goes without its database, which many nodes on a slow disk lock for too long."""
 
     def follow(self, heading: str) -> str:
         """Do what a section says; returns what its commands printed."""
@@ -177,7 +179,7 @@ class Site(Deployment):
     def _here(self, text: str) -> str:
         for port, free in self._ports.items():
             text = re.sub(rf"\b{port}\b", free, text)
-        return text
+        return text.replace("--database superlink.db", "") if self.in_memory else text
 
     def _on(self, name: str) -> list[int]:
         """Processes with the home of a service."""

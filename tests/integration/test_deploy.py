@@ -169,6 +169,7 @@ def other_policy(package):
 
 def test_what_does_not_count_is_counted_and_the_round_goes_on(site, begin):
     """One device that is well, and everything that a node may be instead."""
+    site.in_memory = True
     package: PolicyPackage = begin(6)
     for number in (1, 3, 5, 6):
         create(site, number, package)
