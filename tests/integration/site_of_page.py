@@ -33,6 +33,8 @@ class Site(Deployment):
         self.directory.mkdir()
         self._ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         self._lines: dict[str, str] = {}
+        self.in_memory = False
+        """Whether the SuperLink goes without its database, which many nodes on a slow disk lock for too long."""
 
     def follow(self, heading: str) -> str:
         """Do what a section says; returns what its commands printed."""
@@ -87,6 +89,18 @@ class Site(Deployment):
         if awaited:
             sign = "Uvicorn running" if name == "superlink" else "SuperNode ID: "
             self.until(lambda: sign in self.log(name)[start:], f"{name} to be there")
+
+    def bring_back(self, name: str) -> None:
+        """Start a SuperNode until it stays: the SuperLink refuses it until the heartbeat of the dead one has lapsed."""
+        start = len(self.log(name))
+        end = time.monotonic() + PATIENCE
+        while "SuperNode ID: " not in self.log(name)[start:]:
+            if self._started[name].poll() is not None:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"expected {name} to come back, got: {self.log(name)[start:]}")
+                time.sleep(2.0)
+                self.serve(name, awaited=False)
+            time.sleep(0.2)
 
     def supernode(self, number: int, port: int, *, key: int | None = None, ca: str = "ca.crt", **config: str) -> None:
         """Start a SuperNode that the page does not have; it is not waited for."""
@@ -165,7 +179,7 @@ class Site(Deployment):
     def _here(self, text: str) -> str:
         for port, free in self._ports.items():
             text = re.sub(rf"\b{port}\b", free, text)
-        return text
+        return text.replace("--database superlink.db", "") if self.in_memory else text
 
     def _on(self, name: str) -> list[int]:
         """Processes with the home of a service."""
