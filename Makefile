@@ -1,4 +1,4 @@
-.PHONY: help simulate test docs clean
+.PHONY: help simulate test deployment docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -9,6 +9,9 @@ simulate: .installed  ## simulate a private federation on MovieLens 100K and wri
 
 test: .installed  ## lint, format, types and tests: what CI runs
 	@scripts/check
+
+deployment: .installed  ## hold docs/deploy.md on loopback with real servers, and kill them: some minutes
+	@.venv/bin/python -m pytest -q -m deployment tests/integration
 
 docs: .installed  ## write docs/configuration.md and simulation/flower from the schema
 	@.venv/bin/fedrec config keys --markdown > docs/configuration.md

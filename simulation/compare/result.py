@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...server._durable import replace_file, storage_errors
+from ..._durable import replace_file, storage_errors
 from .judge import Comparison, stretches
 from .report import report_page
 from .verdict import remarks, verdict

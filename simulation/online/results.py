@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..._durable import replace_file
 from ...errors import RunError
 from ...privacy.statement import NO_PRIVACY
-from ...server._durable import replace_file
 from .arms import Arm
 from .curves import WINDOW, Point, curve, differences, expected_interactions, headline, reached
 from .report import render

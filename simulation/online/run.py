@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file, save
 
+from ..._durable import replace_file, storage_errors
 from ...config import Config, load_config
 from ...errors import RunError
-from ...server._durable import replace_file, storage_errors
 from ...server.lock import RunLock
 from ..federation import budget_of
 from ..run import Listener, Quiet

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from ... import _durable
 from ...errors import RunError
-from ...server import _durable
 from ..behaviour.dynamics import UserState
 from .agents import ScoringAgent
 from .session import Session

@@ -20,7 +20,7 @@ from fedrec.privacy.ledger import Ledger
 from flower_processes import free_ports
 from site_of_page import Site
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.deployment]
 
 DEVICES = (1, 2, 3)
 POLICY, CERTIFICATES, SUPERLINK = "1. The policy", "2. Certificates", "3. The SuperLink"

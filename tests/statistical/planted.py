@@ -12,8 +12,8 @@ from fedrec.config import LocalConfig
 from fedrec.meta.descent import descend_stack
 from fedrec.meta.reptile import mean_update, reptile_step
 from fedrec.meta.stacked import Stack
-from fedrec.server import roster, strategy
-from fedrec.simulation import batches, budget, cohort
+from fedrec.server import budget, roster, strategy
+from fedrec.simulation import batches, cohort
 
 _noise, _account = strategy.gaussian_sum_noise, budget.epsilon
 _plainly, _privately = cohort._adapt_plainly, cohort._adapt_privately
