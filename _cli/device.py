@@ -237,6 +237,41 @@ def consent(
 
 
 @device.command()
+def require(
+    store: Store,
+    charging: Annotated[bool, typer.Option("--charging", help="On external power.")] = False,
+    unmetered: Annotated[bool, typer.Option("--unmetered", help="On a network that costs nothing.")] = False,
+    idle: Annotated[bool, typer.Option("--idle", help="Nobody uses the device.")] = False,
+    hours: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="FROM TO", help="Hours of local time.", show_default=False)
+    ] = None,
+    fresh: Annotated[float, typer.Option(help="Seconds for which a report holds.")] = 900.0,
+    key_file: KeyFile = None,
+) -> None:
+    """Set what must hold while the device adapts, in place of what was set before; without options, nothing."""
+    from ..client.conditions import Requirements
+
+    wanted = Requirements(charging=charging, unmetered=unmetered, idle=idle, hours=hours, fresh=fresh)
+    with _opened(store, key_file) as found:
+        found.require(wanted)
+        print(_conditions(found.missing()))
+
+
+@device.command()
+def conditions(
+    store: Store,
+    charging: Annotated[bool, typer.Option("--charging", help="On external power.")] = False,
+    unmetered: Annotated[bool, typer.Option("--unmetered", help="On a network that costs nothing.")] = False,
+    idle: Annotated[bool, typer.Option("--idle", help="Nobody uses the device.")] = False,
+    key_file: KeyFile = None,
+) -> None:
+    """Report what holds now; what is left out counts as not met."""
+    with _opened(store, key_file) as found:
+        found.conditions(charging=charging, unmetered=unmetered, idle=idle)
+        print(_conditions(found.missing()))
+
+
+@device.command()
 def status(store: Store, as_json: Json = False, key_file: KeyFile = None) -> None:
     """Counts, versions, consent, conditions and budget."""
     with _opened(store, key_file) as found:
@@ -285,7 +320,7 @@ def _facts(state: Status) -> Iterator[tuple[str, Text]]:
     yield "policy", Text(", ".join(f"{slot}: version {version}" for slot, version in state.versions.items()) or "none")
     yield "schema", Text(state.schema or "none")
     yield "served", Text("adapted on this device" if state.adapted else "as it came")
-    yield "conditions", Text("met" if not state.missing else f"missing: {', '.join(state.missing)}")
+    yield "conditions", Text(_conditions(state.missing))
     marked = f", {state.forgotten} of them on something forgotten since" if state.forgotten else ""
     yield "releases", Text(f"{state.releases}{marked}")
     if state.problem is not None:
@@ -294,6 +329,10 @@ def _facts(state: Status) -> Iterator[tuple[str, Text]]:
         yield "budget", Text(f"none of its own (unit {state.unit or 'unknown'})")
     else:
         yield "budget", Text(_budget(state), style="magenta")
+
+
+def _conditions(missing: tuple[str, ...]) -> str:
+    return f"missing: {', '.join(missing)}" if missing else "met"
 
 
 def _budget(state: Status) -> str:
