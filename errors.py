@@ -31,7 +31,7 @@ class NotAllowed(FedrecError):
     """The device may not train or take part now: no consent, conditions that are not met, or a log that changed."""
 
     def __init__(self, reason: str, message: str) -> None:
-        """Keep the ``reason`` as one word: ``consent``, ``conditions``, ``forgotten``."""
+        """Keep the ``reason`` as one word: ``consent``, ``conditions``, ``forgotten``, ``adopted``."""
         super().__init__(message)
         self.reason = reason
 

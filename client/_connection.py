@@ -120,6 +120,8 @@ def _sentence(path: Path, keyed: bool, error: str) -> str:
     """What is wrong with the file, as well as it can be told."""
     if "locked" in error.lower() or "busy" in error.lower():
         return f"the device store {path} is in use by another process for more than {BUSY_SECONDS:g} s; try again"
+    if "disk is full" in error:
+        return f"no space is left for the device store {path}: nothing was changed; make room and try again"
     plain = _begins_plain(path)
     if keyed and plain:
         return f"expected an encrypted device store in {path}, got a plain one; open it without a key"

@@ -41,6 +41,8 @@ TEMPERATURE = 0.3
 """Of the draw unless the app says otherwise: close to the best items, never the same list twice."""
 MOST = 10_000
 """Interactions that are kept unless the app says otherwise, and as many impressions."""
+_LATEST = 2.0**62
+"""Seconds, and rows, that SQLite's integers hold."""
 _STALE = 500
 """Rows beyond the limits that may linger in memory before the log is read anew."""
 
@@ -214,6 +216,7 @@ class Device:
         """
         from .seat import exploration
 
+        _refuse_text(candidates=candidates, blocked=blocked)
         how = exploration(k, temperature, epsilon, diversity)
         with self._lock:
             seat = self.seated()
@@ -256,6 +259,7 @@ class Device:
             ValueError: an item that is not in the slate or the catalogue, or a rating out of range.
             StoreError: it could not be written; nothing was logged.
         """
+        _refuse_text(clicked=clicked, purchase=purchase)
         low, high = self._reward_range()
         done: dict[str, tuple[Kind, float]] = dict.fromkeys(clicked, ("click", high))
         done |= dict.fromkeys(purchase, ("purchase", high))
@@ -294,7 +298,7 @@ class Device:
 
         Raises:
             NotAllowed: no consent, or conditions that are not or no longer met, or the log was changed by ``forget``
-                meanwhile: what was served before is served on.
+                or another package was adopted meanwhile: what was served before is served on.
             PolicyError: no package, or parameters that are not finite.
         """
         check = self.check(sends=False)
@@ -413,10 +417,10 @@ class Device:
         """
         if (before is not None) + (item is not None) + everything != 1:
             raise ValueError("expected exactly one of before, item and everything=True")
-        seconds = before.timestamp() if isinstance(before, datetime) else before
+        seconds = None if before is None else _seconds(before)
         with self._lock:
             self._seat = None
-            return self.store.forget(before=None if seconds is None else math.ceil(seconds), item=item)
+            return self.store.forget(before=seconds, item=item)
 
     def export(self) -> dict[str, Any]:
         """Everything that the device holds about its user, as values for JSON."""
@@ -438,9 +442,14 @@ class Device:
         """Allow or forbid training on this device's log. Without consent nothing is trained and nothing leaves.
 
         Withdrawing it also drops what was adapted here: recommendations come from the package alone.
+
+        Raises:
+            ValueError: neither True nor False; a text such as "no" would count as consent.
         """
+        if not isinstance(given, bool):
+            raise ValueError(f"expected consent as True or False, got {given!r}")
         with self._lock, self.store.transaction():
-            self.store.put("consent", json.dumps({"given": bool(given), "at": self._now()}))
+            self.store.put("consent", json.dumps({"given": given, "at": self._now()}))
             if not given:
                 self.store.drop_adapted()
         if not given:
@@ -468,11 +477,14 @@ class Device:
         It holds from the next ``record`` on. A limit by age trusts the device's clock.
 
         Raises:
-            ValueError: not positive.
+            ValueError: not positive, or beyond what SQLite counts.
         """
-        at_least("interactions", interactions, 1)
+        if at_least("interactions", interactions, 1) > _LATEST:
+            raise ValueError(f"expected interactions of at most {_LATEST:g}, got {interactions!r}")
         if days is not None and not (math.isfinite(days) and days > 0):
             raise ValueError(f"expected days > 0 and finite, got {days!r}")
+        if days is not None and days * 86400 > _LATEST:
+            raise ValueError(f"expected days of at most {_LATEST / 86400:g}, got {days!r}; leave them out for no limit")
         self.store.put("limits", json.dumps({"interactions": interactions, "days": days}))
 
     def require(self, requirements: Requirements) -> None:
@@ -538,6 +550,25 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse_text(**items: object) -> None:
+    """Refuse one id where several are expected: each of its characters would count as an item."""
+    for name, value in items.items():
+        if isinstance(value, str):
+            raise ValueError(f"expected {name} as a list of item ids, got {value!r}; write [{value!r}]")
+
+
+def _seconds(before: datetime | float) -> int:
+    """Whole seconds since 1970, rounded up.
+
+    Raises:
+        ValueError: no time that SQLite can hold.
+    """
+    seconds = before.timestamp() if isinstance(before, datetime) else before
+    if not -_LATEST < seconds < _LATEST:  # NaN too
+        raise ValueError(f"expected before as a time, aware or local, or seconds since 1970, got {before!r}")
+    return math.ceil(seconds)
 
 
 def _ids(package: PolicyPackage) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -179,6 +179,7 @@ class Seat:
         """Draw a slate: see ``Device.recommend``."""
         policy, catalogue = self.package.policy, self.package.catalogue
         allowed = self._allowed(candidates, blocked, again)
+        how = replace(how, size=min(how.size, policy.items))  # nothing is computed for places that stay empty
         with torch.no_grad():
             scores = policy.scores(self._parameters, self.state(context))
             drawn = act(scores, allowed, how, generator, policy.features)

@@ -331,12 +331,15 @@ class Store:
         """Note a training and, in the same transaction, what it left on the device.
 
         Raises:
-            NotAllowed: since ``epoch`` something was forgotten or consent was withdrawn: what was trained is void.
+            NotAllowed: since ``epoch`` something was forgotten or consent was withdrawn, or what is to be served began
+                from a package that is no longer the current one: what was trained is void.
         """
         values = (training.at, training.kind, training.name, training.version, training.last, training.used)
         with self.transaction():
             if self.epoch != epoch:
                 raise NotAllowed("forgotten", "something was forgotten meanwhile: what was trained is thrown away")
+            if kind == "served" and self.versions().get("current", training.version) != training.version:
+                raise NotAllowed("adopted", "another package was adopted meanwhile: what was trained is thrown away")
             self._connection.rows(
                 "INSERT INTO trainings (at, kind, name, version, last, used) VALUES (?, ?, ?, ?, ?, ?)", values
             )

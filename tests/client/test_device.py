@@ -12,7 +12,7 @@ from fedrec.client.conditions import Requirements
 from fedrec.client.device import Device
 from fedrec.client.slate import Slate
 from fedrec.errors import NotAllowed, PolicyError
-from fedrec.meta.acting import Exploration, propensities
+from fedrec.meta.acting import Exploration, act, propensities
 from fedrec.simulation.serving import Served
 
 
@@ -125,6 +125,16 @@ def test_a_record_keeps_the_strongest_of_what_was_done_and_everything_shown(devi
         (lambda d: d.record(d.recommend(["1", "2"]), clicked=["3"]), "expected items of the slate, got '3'"),
         (lambda d: d.record(rating={"1": 6.0}), "expected a rating from 1 to 5, got 6.0"),
         (lambda d: d.record(rating={"1": float("nan")}), "expected a rating from 1 to 5, got nan"),
+        (lambda d: d.record(clicked="12"), "expected clicked as a list of item ids, got '12'"),
+        (lambda d: d.record(purchase="12"), "expected purchase as a list of item ids"),
+        (lambda d: d.recommend("12"), "expected candidates as a list of item ids"),
+        (lambda d: d.recommend(blocked="12"), "expected blocked as a list of item ids"),
+        (lambda d: d.forget(before=float("nan")), "expected before as a time"),
+        (lambda d: d.forget(before=float("inf")), "expected before as a time"),
+        (lambda d: d.forget(before=1e300), "expected before as a time"),
+        (lambda d: d.consent("no"), "expected consent as True or False, got 'no'"),
+        (lambda d: d.limit(interactions=10**30), "expected interactions of at most"),
+        (lambda d: d.limit(days=1e300), "expected days of at most"),
         (lambda d: d.recommend(k=0), "expected k to be an integer >= 1"),
         (lambda d: d.recommend(["nowhere"]), "expected items of the catalogue, got 'nowhere'"),
         (lambda d: d.recommend(context={"age": 3}), "expected features of this policy"),
@@ -141,6 +151,8 @@ def test_wrong_calls_get_a_sentence_and_change_nothing(call, sentence, device):
     with pytest.raises((ValueError, PolicyError), match=sentence):
         call(device)
     assert (device.store.count("interactions"), device.store.count("impressions")) == (0, 0)
+    assert not device.consented
+    assert device.record(clicked=["1"]) == 1
 
 
 def test_without_consent_nothing_is_trained_and_withdrawing_drops_what_was(device, world):
@@ -194,6 +206,26 @@ def test_hours_and_age_of_reports(hours, hour, met):
     assert wanted.missing({"charging": True, "at": now - 61}, now, sends=True) == ("charging",)
     assert wanted.missing({"charging": True, "at": now + 1}, now, sends=True) == ("charging",), "a clock went back"
     assert Requirements.from_json(replace(wanted, hours=hours).to_json()) == replace(wanted, hours=hours)
+
+
+def test_what_was_adapted_from_a_package_that_no_longer_serves_is_thrown_away(device, world, phi):
+    one.fill(device, world, 0)
+    device.consent(True)
+    newer = one.package(world, 2, phi)
+    before = device.log()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "log", lambda: (device.adopt(newer), before)[1])
+        with pytest.raises(NotAllowed, match="another package was adopted"):
+            device.adapt()
+    assert not device.status().adapted
+    assert device.adapt().version == 2
+
+
+def test_a_slate_longer_than_the_catalogue_is_the_catalogue_and_costs_no_more(device, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fedrec.client.seat.act", lambda *a: (asked.append(a[2].size), act(*a))[1])
+    assert sorted(device.recommend(k=10**9).items) == sorted(ids(device))
+    assert asked == [len(ids(device))]
 
 
 def test_what_was_forgotten_has_left_no_trace_in_what_is_served(device, world, tmp_path, phi):

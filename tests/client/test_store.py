@@ -284,3 +284,11 @@ def test_recording_needs_neither_torch_nor_numpy():
     code = "import sys, fedrec; fedrec.Device; print(sorted({'torch', 'numpy', 'flwr', 'opacus'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_full_disk_is_told_and_changes_nothing(store):
+    ((pages,),) = store._connection.rows("PRAGMA page_count")
+    store._connection.rows(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="no space is left for the device store"):
+        store.put("profile", "x" * 100_000)
+    assert store.setting("profile") is None
