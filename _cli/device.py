@@ -100,7 +100,7 @@ def adopt(
 ) -> None:
     """Take a newer policy; the one before it is kept."""
     with _opened(store, key_file) as found:
-        newest = max(found.status().versions.values(), default=0)
+        newest = int(found.store.setting("newest") or 0)  # a rollback drops a version that must not come back
         found.adopt(_package(run, bundle, keys, newest + 1))
         terminal.output().print(status_table(found.status()))
 

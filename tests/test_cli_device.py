@@ -73,6 +73,14 @@ def test_conditions_are_required_and_reported(store, capsys):
     assert state(capsys)["missing"] == []
 
 
+def test_a_run_is_adopted_after_a_rollback_too(store, capsys, monkeypatch):
+    monkeypatch.setattr("fedrec._cli.device._package", lambda *a: one.package(one.world(), a[-1]))
+    run(capsys, "adopt", store, "--run", "r")
+    assert run(capsys, "rollback", store) == "version 1 serves again\n"
+    run(capsys, "adopt", store, "--run", "r")
+    assert state(capsys)["versions"] == {"current": 3, "previous": 1}
+
+
 def test_an_encrypted_store_opens_by_its_key_file_only(command_line, capsys):
     pytest.importorskip("apsw")
     Path("key").write_text("secret\n")
