@@ -103,6 +103,10 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run, by its own configuration.")
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Begin with what a finished run has learned about the content of both."),
+    ] = None,
     engine: Annotated[
         Literal["cohort", "reference"] | None,
         typer.Option(
@@ -113,7 +117,8 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Simulate a federation on this machine, judge it and write a report."""
-    if resume is not None and (path is not None or overrides or out is not None or engine is not None):
+    others = (path, out, start_from, engine)
+    if resume is not None and (overrides or any(other is not None for other in others)):
         raise typer.BadParameter(
             "expected --resume alone: a run goes on in its own directory, by its own configuration"
         )
@@ -126,7 +131,7 @@ def simulate(
         terminal.quieten()
         where = resume or out or runs.default_directory(settings or Config())
         try:
-            run = runs.simulate(settings, out=where, resume=resume is not None, listener=progress)
+            run = runs.simulate(settings, out=where, resume=resume is not None, start=start_from, listener=progress)
         except KeyboardInterrupt:
             raise terminal.Interrupted(_how_to_go_on(where)) from None
     _show(run, as_json=as_json, quiet=quiet)

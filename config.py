@@ -284,6 +284,8 @@ class ServerConfig(_Section):
 
     rounds: int = Field(default=40, ge=1)
     """Rounds of the federation, a warm start included."""
+    start: str = ""
+    """SHA-256 of an initialization taken over from another run; ``--start-from`` sets it. Empty: a fresh one."""
     warm_start: Literal["none", "popularity"] = "popularity"
     """``popularity``: round 1 releases one histogram of what devices hold and makes it the policy's bias."""
     warm_recent: Annotated[int | None, Optional] = Field(default=None, ge=1)

@@ -41,6 +41,7 @@ def plain_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
 def show_run(console: Console, run: Run) -> None:
     """The table of results, what they cost, and where everything lies."""
     from ..simulation.result_table import summary_table
+    from ..simulation.start import start_sentence
 
     summary = run.summary
     table = summary_table(summary)
@@ -53,6 +54,8 @@ def show_run(console: Console, run: Run) -> None:
     console.print(_cost(summary))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("chosen", f"round {summary['chosen_round']} of {summary['rounds']}, on validation")
+    if "start" in summary:
+        facts.add_row("start", start_sentence(summary["start"]))
     clips = summary.get("clip_by_round")
     if clips:
         (first, start), *_, (last, end) = [*clips.items()] * 2

@@ -6,6 +6,8 @@ own: ``fedrec-run-dir`` and ``fedrec-resume``. Every node hosts a cohort of the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flwr.app import Context
 
 from ..client.app import make_client_app
@@ -15,6 +17,7 @@ from ..server.plan import FederationPlan, FederationResult
 from .federation import RESUME, cohort_in, plan_of, run_dir_of, world_of
 from .results import conclude
 from .run import claim
+from .start import read_start
 from .world import World
 
 
@@ -23,11 +26,11 @@ def _build(context: Context, config: Config) -> FederationPlan:
     world = _world(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     claim(run_dir, config, resume, world.dataset)
-    return plan_of(world, run_dir, resume=resume)
+    return plan_of(replace(world, start=read_start(run_dir, config)), run_dir, resume=resume)
 
 
 def _finish(context: Context, config: Config, plan: FederationPlan, result: FederationResult) -> None:
-    conclude(_world(config), plan.run_dir, result)
+    conclude(replace(_world(config), start=read_start(plan.run_dir, config)), plan.run_dir, result)
 
 
 def _world(config: Config) -> World:

@@ -17,6 +17,7 @@ from . import plots
 from .guarantees import covered, not_covered
 from .page import bullets, card, key_values, page, pair, section, text_of, tile
 from .result_table import headline, interval_text, results_section
+from .start import start_sentence
 from .summary import POPULARITY, MetricsRow, Summary
 
 NOT_PRIVATE = "not private: simulation-only diagnostic"
@@ -195,6 +196,8 @@ def _guarantees(summary: Summary) -> str:
         f"In this run devices refused {_counted(refused, 'device-rounds')} and the gate quarantined "
         f"{_counted(quarantined, 'replies')}."
     )
+    if "start" in summary:
+        text += f" The run began {escape(start_sentence(summary['start']))}"
     return section("guarantees", "What is and is not guaranteed", text, boxes)
 
 

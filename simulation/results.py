@@ -151,6 +151,8 @@ def summarise(
     clips = {str(row["round"]): float(row["clip"]) for row in result.rows if "clip" in row}
     if clips:
         summary["clip_by_round"] = clips
+    if world.start is not None:
+        summary["start"] = world.start.origin
     if len(world.outliers):
         summary["outliers"] = _outliers(world, full, k)
     if clock is not None:
@@ -196,7 +198,7 @@ def _joint_scorer(world: World, joint: FederationResult, run_dir: Path) -> Serve
 
 
 def _local_only(world: World) -> Served:
-    return Served(world=world, phi=world.initialization(), steps=LOCAL_STEPS, everything=True)
+    return Served(world=world, phi=world.fresh(), steps=LOCAL_STEPS, everything=True)
 
 
 def private_popularity(world: World) -> NoisyHistogram | None:

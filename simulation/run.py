@@ -30,6 +30,7 @@ from .memory import give_back
 from .participant import personal_of
 from .results import SUMMARY, conclude
 from .serving import Served
+from .start import Start, read_start, start_from, write_start
 from .summary import Summary
 from .world import World
 
@@ -158,6 +159,7 @@ def simulate(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    start: str | Path | None = None,
     dataset: Dataset | None = None,
     listener: Listener | None = None,
 ) -> Run:
@@ -166,7 +168,9 @@ def simulate(
     Args:
         config: a configuration, the path of a TOML file, nested values, or nothing for the defaults.
         out: run directory; without one, a new one below ``runs/`` named by data, unit and configuration.
-        resume: go on in ``out`` from its last checkpoint; its own configuration is used.
+        resume: go on in ``out`` from its last checkpoint; its own configuration and start are used.
+        start: directory of a finished run over another catalogue; what its initialization says about the content
+            features of both is where this federation begins (:mod:`fedrec.meta.transfer`).
         dataset: data to use in place of the one that the configuration names.
         listener: follows the run.
 
@@ -177,6 +181,8 @@ def simulate(
         FedrecError: one of its subclasses; nothing on disk is corrupted.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
+    if resume and start is not None:
+        raise RunError(f"expected a resumed run to keep its own start, got {start}; leave it out")
     settings = _settings(config, Path(out) if out is not None else None, resume)
     listener = listener or Quiet()
     run_dir = Path(out) if out is not None else default_directory(settings)
@@ -184,10 +190,11 @@ def simulate(
     if settings.engine.threads:
         torch.set_num_threads(settings.engine.threads)
     listener.stage(f"loading {settings.data.name}")
-    world = World.build(settings, dataset)
+    world = _started(World.build(settings, dataset), run_dir, start)
+    settings = world.config
     check_plan(world)
     with RunLock(run_dir):
-        claim(run_dir, settings, resume, world.dataset)
+        claim(run_dir, settings, resume, world.dataset, world.start)
         prepared = time.perf_counter()
         result = _federate(world, run_dir, "meta-learned", listener, resume)
         joint = _joint(world, run_dir, listener, resume)
@@ -260,8 +267,16 @@ def _settings(config: Config | str | Path | Mapping[str, Any] | None, out: Path 
     return load_config(config)
 
 
-def claim(run_dir: Path, config: Config, resume: bool, dataset: Dataset) -> None:
-    """Write the configuration and the fingerprint of the data into a new run directory.
+def _started(world: World, run_dir: Path, start: str | Path | None) -> World:
+    """The world with the start that was asked for, or that the run began with."""
+    if start is None:
+        return replace(world, start=read_start(run_dir, world.config))
+    begin = start_from(Run.open(start), world)
+    return replace(world, start=begin, config=world.config.updated(server__start=begin.digest()))
+
+
+def claim(run_dir: Path, config: Config, resume: bool, dataset: Dataset, start: Start | None = None) -> None:
+    """Write the configuration, the start and the fingerprint of the data into a new run directory.
 
     Raises:
         RunError: it holds a run that is not to be resumed, or one over other data, or can't be written.
@@ -276,6 +291,8 @@ def claim(run_dir: Path, config: Config, resume: bool, dataset: Dataset) -> None
     with storage_errors(path, "nothing has run yet"):
         if not (run_dir / DATA).exists():
             replace_file(run_dir / DATA, f"{dataset.fingerprint()}\n".encode())
+        if start is not None and not path.exists():
+            write_start(run_dir, start)
         if not path.exists():
             replace_file(path, config.to_toml().encode())
 

@@ -89,6 +89,21 @@ class OutliersDict(TypedDict):
     k: NotRequired[int]
 
 
+class StartDict(TypedDict):
+    """Where a run began, if not afresh: at what another federation had released (``start.start_from``)."""
+
+    data: str
+    """The other run's data set."""
+    rounds: int
+    """The round of it whose initialization was taken."""
+    taken: dict[str, str]
+    """Parameter -> "17 of 29": named rows or columns that came over."""
+    privacy: list[dict[str, Any]]
+    """Statements of all the runs before this one; they add up with this one's for whoever took part in them, too."""
+    private: bool
+    """Whether every one of those runs had a privacy unit."""
+
+
 class Summary(TypedDict):
     """One run. Everything is JSON-able; fields that are not required are left out of the report when missing."""
 
@@ -126,6 +141,7 @@ class Summary(TypedDict):
     traffic: NotRequired[dict[str, int]]
     """``down`` and ``up``: bytes of tensors over all rounds, every device counted as a node of its own."""
     outliers: NotRequired[OutliersDict]
+    start: NotRequired[StartDict]
     environment: NotRequired[dict[str, Any]]
 
 

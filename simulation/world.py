@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from .data.registry import GENERATED, load
 from .data.split import Split, filter_positive, held_out_devices, leave_two_out
 from .outliers import outliers_of, promoted_item, spoiled, unjudged
 
+if TYPE_CHECKING:
+    from .start import Start
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
@@ -36,6 +40,7 @@ class World:
         policy: the policy over the data set's catalogue.
         outliers: devices of the roster whose logs were replaced, increasing; they are never judged.
         promoted: catalogue row of the item that they promote; none where they don't.
+        start: what was taken over from another run; none begins afresh.
     """
 
     config: Config
@@ -46,6 +51,7 @@ class World:
     policy: Policy
     outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     promoted: int | None = None
+    start: Start | None = None
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset | None = None) -> World:
@@ -98,7 +104,22 @@ class World:
         )
 
     def initialization(self) -> Named:
-        """The shared parameters before the first round, from the stream (seed, "init")."""
+        """The shared parameters before the first round: those taken over, else fresh ones.
+
+        Raises:
+            ConfigError: ``server.start`` names some that are not here.
+        """
+        if self.start is not None:
+            return dict(self.start.phi)
+        if self.config.server.start:
+            raise ConfigError(
+                "expected server.start to be empty where nothing was taken over from another run, got "
+                f"{self.config.server.start!r}; leave it to `fedrec simulate --start-from`"
+            )
+        return self.fresh()
+
+    def fresh(self) -> Named:
+        """Shared parameters that nothing was learned by, from the stream (seed, "init")."""
         parameters = self.policy.initial(torch_stream(self.config.seed, "init"))
         return {name: parameters[name] for name in self.policy.names(scope="shared")}
 
