@@ -119,7 +119,7 @@ def markdown(results: dict[str, Any]) -> str:
 def plot(results: dict[str, Any], path: Path) -> None:
     """The curves, one panel a pair."""
     places = np.arange(len(results["points"]))
-    with mpl.rc_context({"svg.hashsalt": "cross-domain"}):
+    with mpl.rc_context({"svg.hashsalt": "cross-domain", "svg.fonttype": "none"}):
         drawing = Figure(figsize=(9.6, 4.2), layout="constrained")
         for axes, one in zip(drawing.subplots(1, 2), results["cases"], strict=True):
             for number, label in enumerate(LABELS):

@@ -76,15 +76,10 @@ def test_a_start_from_another_domain_beats_a_fresh_one_for_who_has_shown_nothing
     learned = simulate(config, out=tmp_path / "run", dataset=first.dataset).policy()
     phi = transfer(side_of(first, learned), side_of(second, second.fresh())).phi
     tasks = cold_start(second.dataset, second.held_out, points=(0, 1, 2))
-    gain = {}
-    for seen in tasks.points:
-        found, fresh = (
-            cold_values(Served(world=second, phi=one), tasks, second.dataset, seen).mean()
-            for one in (phi, second.fresh())
-        )
-        gain[seen] = found - fresh
-    assert gain[0] > 0.1
-    assert min(gain[1], gain[2]) >= 0  # one click tells the label here: nothing is left to bring
+    found, fresh = (
+        cold_values(Served(world=second, phi=one), tasks, second.dataset, 0).mean() for one in (phi, second.fresh())
+    )
+    assert found > fresh + 0.1
 
 
 def test_the_federation_begins_there(there, moved):
