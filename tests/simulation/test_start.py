@@ -1,4 +1,4 @@
-"""A federation that begins from another one's release: it helps who has shown nothing yet, and is part of what a run is."""
+"""A federation that begins from another one's release: what it brings with nothing seen, and that it is part of a run."""
 
 import shutil
 from dataclasses import replace
