@@ -1,4 +1,4 @@
-"""A federation that begins from another one's release: what it brings with nothing seen, and that it is part of a run."""
+"""A federation that begins from another one's release: what it brings with nothing seen, and how it is kept."""
 
 import shutil
 from dataclasses import replace
