@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from fedrec.config import Config, load_config
 from fedrec.simulation.baselines import popularity
-from fedrec.simulation.cold_start import POINTS, cold_start, cold_values
+from fedrec.simulation.cold_start import POINTS, ColdScorer, cold_start, cold_values
 from fedrec.simulation.intervals import bootstrap_interval, paired_interval
 from fedrec.simulation.run import Run, simulate
 from fedrec.simulation.serving import Served
@@ -59,7 +59,7 @@ def curves(source: Run, here: Run, scratch: Path) -> Values:
     world = World.build(here.config)
     tasks = cold_start(world.dataset, world.held_out)
     moved = start_from(source, world)
-    scorers = {
+    scorers: dict[str, ColdScorer] = {
         TRANSFERRED: Served(world=world, phi=moved.phi),
         FRESH: Served(world=world, phi=world.fresh()),
         TRANSFERRED_SOON: two_rounds(source, here, scratch),
@@ -89,12 +89,12 @@ def measure(seeds: Sequence[int], scratch: Path, console: Console) -> Iterator[d
     for number, seed in enumerate(seeds):
         for pair, several in parts.items():
             console.print(f"seed {seed}: {pair[0]} to {pair[1]}", style="dim")
-            runs = [simulate(settings(domain, seed), out=scratch / f"{domain}-{seed}") for domain in pair]
-            several.append(curves(*runs, scratch))
+            there, here = (simulate(settings(domain, seed), out=scratch / f"{domain}-{seed}") for domain in pair)
+            several.append(curves(there, here, scratch))
         cases = []
-        for (there, here), several in parts.items():
+        for (source, target), several in parts.items():
             pooled = {label: np.concatenate([one[label] for one in several], axis=1) for label in LABELS}
-            cases.append({"from": there, "to": here} | summarise(pooled))
+            cases.append({"from": source, "to": target} | summarise(pooled))
         yield {"points": list(POINTS), "metric": "ndcg@10", "seeds": list(seeds[: number + 1]), "cases": cases}
 
 

@@ -46,7 +46,7 @@ class Start:
     def to_bytes(self) -> bytes:
         """The content of ``start.safetensors``; equal starts give equal bytes."""
         tensors = {name: value.contiguous() for name, value in sorted(self.phi.items())}
-        return safetensors.torch.save(tensors, {_KEY: json.dumps(self.origin, sort_keys=True)})
+        return bytes(safetensors.torch.save(tensors, {_KEY: json.dumps(self.origin, sort_keys=True)}))
 
     def digest(self) -> str:
         """What ``server.start`` says."""
