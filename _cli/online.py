@@ -90,6 +90,7 @@ def arms_table(summary: Mapping[str, Any]) -> Table:
     groups = [name for name in ("training", "late") if summary["interactions"][name]]
     columns = [column for name in groups for column in (f"CTR, {name}", f"regret, {name}")]
     table = render.plain_table("arm", *columns, numbers=columns)
+    table.columns[0].min_width = max(map(len, summary["arms"]))
     table.title = f"the last {summary['window']} interactions up to the {summary['interactions']['training']}th"
     table.title_justify, table.title_style = "left", "bold"
     for name, arm in summary["arms"].items():
@@ -100,7 +101,7 @@ def arms_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _value(one: Mapping[str, float]) -> str:
-    return f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+    return f"{one['mean']:.3f}\n{one['low']:.3f} - {one['high']:.3f}"
 
 
 def _costs(summary: Mapping[str, Any]) -> list[Text]:

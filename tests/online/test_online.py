@@ -107,7 +107,7 @@ class _Killed(BaseException):
 @pytest.mark.parametrize("where", ["acting", "adapting", "after"])
 def test_a_killed_federation_goes_on_to_the_same_bits(tmp_path, monkeypatch, where):
     whole = federate(arm("meta@8"), users(), tmp_path / "whole")
-    place = {"acting": (ActingCohort, "_acting"), "adapting": (Cohort, "_adapt"), "after": (Cohort, "_at_clip")}[where]
+    place = {"acting": (ActingCohort, "_acting"), "adapting": (Cohort, "_adapt"), "after": (Cohort, "_pay")}[where]
     kept, calls = getattr(*place), []
 
     def dies(self, *args):
