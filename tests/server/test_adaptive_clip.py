@@ -217,6 +217,6 @@ def test_units_without_a_central_clip_refuse(unit):
 
 
 def test_the_summary_says_that_the_clip_adapts(tmp_path, caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="fedrec"):
         strategy(tmp_path).summary()
     assert "unit user, clip 0.4 (adaptive), noise 1" in caplog.text

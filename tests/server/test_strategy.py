@@ -146,7 +146,7 @@ def test_a_round_is_configured_before_it_is_aggregated_and_counts_once(tmp_path)
 
 
 def test_the_summary_says_what_protects_whom(tmp_path, caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="fedrec"):
         strategy(tmp_path).summary()
     assert "12 devices, Poisson rate 0.5, sgd with step size 1; unit user, clip 0.4, noise 1" in caplog.text
 
