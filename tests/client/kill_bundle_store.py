@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import shutil
 import sys
 from pathlib import Path
 
 from bundle_world import PINNED, bundle
 from fedrec.client.bundle_store import BundleStore
-from kill_at_boundaries import killed_before
+from kill_at_boundaries import every_boundary
 
 ONE, TWO, THREE = (bundle(version) for version in (1, 2, 3))
 
@@ -24,16 +23,8 @@ def left(folder):
 
 
 def adopting(root, content, before):
-    outcomes, call = [], 0
-    while True:
-        call += 1
-        folder = root / f"{before is not None}-{call}"
-        if before is not None:
-            shutil.copytree(before, folder)
-        killed = killed_before(call, lambda folder=folder: BundleStore(folder, PINNED).adopt(content))
-        outcomes.append(left(folder))
-        if not killed:
-            return outcomes
+    name = f"{before is not None}"
+    return every_boundary(root, name, lambda folder: BundleStore(folder, PINNED).adopt(content), left, before)
 
 
 def main():

@@ -6,7 +6,6 @@ for every call, and killed at the entry of its n-th write.
 
 import contextlib
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from fedrec.client.device import Device
 from fedrec.client.slate import Slate, Slot
 from fedrec.client.store import Store
 from fedrec.errors import FedrecError
-from kill_at_boundaries import killed_before
+from kill_at_boundaries import every_boundary
 
 SECRET = "item-that-is-forgotten"
 """Its bytes must be gone."""
@@ -125,20 +124,6 @@ def left_of_begin(folder):
     return {"there": there, "litter": sorted(path.name for path in folder.iterdir())}
 
 
-def every_boundary(root, name, template, action, left):
-    """Kill ``action`` before each of its writes, on a copy of ``template`` each time."""
-    outcomes, call = [], 0
-    while True:
-        call += 1
-        folder = root / f"{name}-{call}"
-        shutil.copytree(template, folder)
-        killed = killed_before(call, lambda folder=folder: action(folder))
-        outcomes.append(left(folder))
-        shutil.rmtree(folder)
-        if not killed:
-            return outcomes
-
-
 def used(folder):
     """A device with a catalogue and one interaction, made without torch."""
     store = Store.create(folder / "device.sqlite")
@@ -159,11 +144,11 @@ def main():
     found = None
     with contextlib.suppress(PermissionError):
         found = {
-            "begin": every_boundary(root, "begin", templates["empty"], begin, left_of_begin),
-            "use": every_boundary(root, "use", templates["used"], use, left_of_use),
+            "begin": every_boundary(root, "begin", begin, left_of_begin, templates["empty"]),
+            "use": every_boundary(root, "use", use, left_of_use, templates["used"]),
         }
         train = taking_part(templates["trained"])
-        found["train"] = every_boundary(root, "train", templates["trained"], train, left_of_train)
+        found["train"] = every_boundary(root, "train", train, left_of_train, templates["trained"])
     print(json.dumps(found))
 
 

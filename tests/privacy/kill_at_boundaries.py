@@ -134,6 +134,26 @@ def left(folder):
     return {"told": told, "steps": steps, "settled": settled, "after": after}
 
 
+def every_boundary(root, name, action, left, template=None):
+    """Kill ``action`` before each of its writes, each time in a folder of its own: a copy of ``template``, or empty.
+
+    Returns what ``left`` finds in each folder; the last time nothing is killed.
+    """
+    outcomes, call = [], 0
+    while True:
+        call += 1
+        folder = root / f"{name}-{call}"
+        if template is None:
+            folder.mkdir()
+        else:
+            shutil.copytree(template, folder)
+        killed = killed_before(call, lambda folder=folder: action(folder))
+        outcomes.append(left(folder))
+        shutil.rmtree(folder)
+        if not killed:
+            return outcomes
+
+
 def spending(root):
     """Kill before every write of ``spend``."""
     template = root / "template"
@@ -141,35 +161,22 @@ def spending(root):
     with Ledger.create(template / "ledger.sqlite", unit="interaction", delta=1e-5, budget_epsilon=None) as ledger:
         ledger.reserve_many(["a", "device:1"], CHARGE, key="first")
         ledger.settle("first")
-    outcomes, call = [], 0
-    while True:
-        call += 1
-        folder = root / f"spend-{call}"
-        shutil.copytree(template, folder)
-        killed = killed_before(call, lambda folder=folder: spend(folder))
-        outcomes.append(left(folder))
-        if not killed:
-            return outcomes
+    return every_boundary(root, "spend", spend, left, template)
 
 
 def creating(root):
     """Kill before every write of a ledger's creation, then create it if it is not there and use it."""
-    outcomes, call = [], 0
-    while True:
-        call += 1
-        folder = root / f"create-{call}"
-        folder.mkdir()
-        path = folder / "ledger.sqlite"
-        killed = killed_before(call, lambda path=path: create_ledger(path, SETTINGS))
-        there = path.exists()
-        if not there:
-            create_ledger(path, SETTINGS)
-        with Ledger.open(path) as ledger:
-            ledger.reserve("a", CHARGE, key="first")
-        litter = sorted(file.name for file in folder.iterdir())
-        outcomes.append({"there": there, "litter": litter})
-        if not killed:
-            return outcomes
+    return every_boundary(root, "create", lambda folder: create_ledger(folder / "ledger.sqlite", SETTINGS), created)
+
+
+def created(folder):
+    path = folder / "ledger.sqlite"
+    there = path.exists()
+    if not there:
+        create_ledger(path, SETTINGS)
+    with Ledger.open(path) as ledger:
+        ledger.reserve("a", CHARGE, key="first")
+    return {"there": there, "litter": sorted(file.name for file in folder.iterdir())}
 
 
 def main():
