@@ -9,33 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from .. import __version__
 from ..errors import ConfigError
 from . import render, terminal
+from .flower import app_project
 
 if TYPE_CHECKING:
     from ..server.deployment import Deployment
 
 deploy = typer.Typer(help="A real federation: SuperLink, SuperNodes, one device each.", no_args_is_help=True)
 
-_HEADER = """\
-# A deployed federation, to be run with flwr run; docs/deploy.md tells how.
-# Written by `fedrec deploy init`. No code and no dependencies: fedrec is taken from where Flower is installed.
-[project]
-name = "fedrec-deployment"
-version = "{version}"
-description = "A fedrec federation of devices, one a SuperNode."
-license = "Apache-2.0"
-requires-python = ">=3.11"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "fedrec"
-
-[tool.flwr.app.components]
-serverapp = "fedrec.server.deployment:server_app"
-clientapp = "fedrec.client.node:client_app"
-
+_RUN_CONFIG = """\
 # What the server is told; everything else is in the bundle. Devices read none of it.
 [tool.flwr.app.config]
 """
@@ -87,7 +70,15 @@ def init(
 def app_folder(deployment: Deployment) -> str:
     """The ``pyproject.toml`` of a Flower app that runs ``deployment``."""
     lines = [f"{key} = {json.dumps(value)}  # {told}\n" for key, (value, told) in deployment.run_config().items()]
-    return _HEADER.format(version=__version__) + "".join(lines)
+    head = app_project(
+        about="A deployed federation, to be run with flwr run; docs/deploy.md tells how.",
+        command="deploy init",
+        name="fedrec-deployment",
+        description="A fedrec federation of devices, one a SuperNode.",
+        serverapp="fedrec.server.deployment:server_app",
+        clientapp="fedrec.client.node:client_app",
+    )
+    return head + _RUN_CONFIG + "".join(lines)
 
 
 def _write(path: Path, text: str) -> None:

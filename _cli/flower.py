@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from .. import __version__
 from ..config import Config
 
-_HEADER = """\
-# A simulated federation on Flower's engines, to be run with flwr run; docs/federation.md tells how.
-# Written by `fedrec config flower`. No code and no dependencies: fedrec is taken from where Flower is installed.
+_PROJECT = """\
+# {about}
+# Written by `fedrec {command}`. No code and no dependencies: fedrec is taken from where Flower is installed.
 [project]
-name = "fedrec-simulation"
+name = "{name}"
 version = "{version}"
-description = "A simulated fedrec federation for Flower's engines."
+description = "{description}"
 license = "Apache-2.0"
 requires-python = ">=3.11"
 dependencies = []
@@ -23,9 +23,11 @@ dependencies = []
 publisher = "fedrec"
 
 [tool.flwr.app.components]
-serverapp = "fedrec.simulation.app:server_app"
-clientapp = "fedrec.simulation.app:client_app"
+serverapp = "{serverapp}"
+clientapp = "{clientapp}"
 
+"""
+_DEFAULTS = """\
 # Defaults of --run-config; docs/configuration.md tells what each key means. Flower knows neither null nor lists: the
 # text "none" stands for no value, and JSON text for a list or a map.
 [tool.flwr.app.config]
@@ -42,7 +44,37 @@ def flower_app(config: Config) -> str:
         sections.setdefault(section, {})[name] = value
     top = _lines(sections.pop(""))
     tables = [f"\n[tool.flwr.app.config.{section}]\n{_lines(body)}" for section, body in sections.items()]
-    return _HEADER.format(version=__version__) + top + "".join(tables)
+    head = app_project(
+        about="A simulated federation on Flower's engines, to be run with flwr run; docs/federation.md tells how.",
+        command="config flower",
+        name="fedrec-simulation",
+        description="A simulated fedrec federation for Flower's engines.",
+        serverapp="fedrec.simulation.app:server_app",
+        clientapp="fedrec.simulation.app:client_app",
+    )
+    return head + _DEFAULTS + top + "".join(tables)
+
+
+def app_project(*, about: str, command: str, name: str, description: str, serverapp: str, clientapp: str) -> str:
+    """A Flower app's ``pyproject.toml`` up to its run config.
+
+    Args:
+        about: heads the file.
+        command: of fedrec, that writes it.
+        name: of the app.
+        description: of the app, too.
+        serverapp: ``module:attribute``.
+        clientapp: the same.
+    """
+    return _PROJECT.format(
+        about=about,
+        command=command,
+        name=name,
+        version=__version__,
+        description=description,
+        serverapp=serverapp,
+        clientapp=clientapp,
+    )
 
 
 def _lines(values: Mapping[str, bool | float | int | str]) -> str:
