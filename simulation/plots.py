@@ -91,10 +91,14 @@ def _mark_chosen(axes: Any, rounds: Any, values: Any, chosen_round: int) -> None
     place = (rounds[nearest], values[nearest])
     axes.axvline(place[0], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
     axes.plot(*place, marker="o", markersize=6.5, color=series(0), markeredgecolor=INK, markeredgewidth=1.0)
-    right = place[0] > sum(axes.get_xlim()) / 2
+    label_line(axes, place[0], f"round {chosen_round} served: {place[1]:.4f}", place[0] > sum(axes.get_xlim()) / 2)
+
+
+def label_line(axes: Any, place: float, text: str, right: bool) -> None:
+    """Say at the top of a vertical line what it is; ``right``: it stands in the right half, the text left of it."""
     axes.annotate(
-        f"round {chosen_round} served: {place[1]:.4f}",
-        (place[0], 1.0),
+        text,
+        (place, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(-5 if right else 5, -2),
         textcoords="offset points",

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..intervals import Interval
-from ..plots import label_ends
+from ..plots import label_ends, label_line
 from ..svg import INK, MUTED, figure, inline, series, style
 from .judge import Comparison, stretches
 from .verdict import METRIC_NAMES
@@ -42,18 +42,7 @@ def sequence(found: Comparison) -> str:
 
 def _mark_stop(axes: Any, stopped: int, users: int) -> None:
     axes.axvline(stopped, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-    right = stopped > users / 2
-    axes.annotate(
-        f"stops after {stopped:,} users",
-        (stopped, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(-5 if right else 5, -2),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="top",
-        fontsize=8.5,
-        fontweight="bold",
-    )
+    label_line(axes, stopped, f"stops after {stopped:,} users", stopped > users / 2)
 
 
 def p_values(found: Comparison) -> str:
