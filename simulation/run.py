@@ -231,7 +231,11 @@ def evaluate(directory: str | Path, *, listener: Listener | None = None) -> Run:
 
 def default_directory(config: Config) -> Path:
     """``runs/<data>-<unit>-<fingerprint>``, with a number behind it where that is taken."""
-    base = Path("runs") / f"{config.data.name}-{config.privacy.unit}-{config.fingerprint()[:8]}"
+    return unused(Path("runs") / f"{config.data.name}-{config.privacy.unit}-{config.fingerprint()[:8]}")
+
+
+def unused(base: Path) -> Path:
+    """``base``, or the first of ``base-2``, ``base-3`` and so on that is not there."""
     path, number = base, 1
     while path.exists():
         number += 1

@@ -17,7 +17,7 @@ from ...config import Config, load_config
 from ...errors import RunError
 from ...server.lock import RunLock
 from ..federation import budget_of
-from ..run import Listener, Quiet
+from ..run import Listener, Quiet, unused
 from .arms import Arm, arms_of, check_arm, federate, measure
 from .results import write_results
 from .session import Trace
@@ -110,12 +110,7 @@ def config_in(run_dir: Path) -> Config:
 
 def default_directory(config: Config) -> Path:
     """``runs/online-<data>-<fingerprint>``, with a number behind it where that is taken."""
-    base = Path("runs") / f"online-{config.data.name}-{config.fingerprint()[:8]}"
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+    return unused(Path("runs") / f"online-{config.data.name}-{config.fingerprint()[:8]}")
 
 
 def _settings(config: Config | None, out: Path | None, resume: bool) -> Config:
