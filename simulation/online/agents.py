@@ -12,6 +12,7 @@ beside it, under every agent of the same seed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -81,8 +82,8 @@ class Draws:
         return torch.from_numpy(cell_uniforms(self._seed, "act", rows=self._cells[:, None], columns=columns))
 
 
-class ScoringAgent:
-    """Draws slates from scores of all items; what a device has clicked is not shown to it again unless asked for."""
+class LoggingAgent(ABC):
+    """Writes down on each device what was clicked there."""
 
     def __init__(self, journal: Journal, how: Exploration, *, items: int, seed: int, repeats: bool = False) -> None:
         """Set up.
@@ -97,9 +98,23 @@ class ScoringAgent:
         self.journal, self.how, self.items, self.seed, self.repeats = journal, how, items, seed, repeats
         self.ticks = np.zeros(journal.devices, dtype=np.int64)
 
+    @abstractmethod
+    def act(self, rows: Ints) -> Shown:
+        """See :class:`Agent`."""
+
+    def observe(self, rows: Ints, shown: Shown, feedback: Feedback) -> None:
+        """Write the clicks down, each with its propensity."""
+        clicks = feedback.clicks & (shown.items >= 0)
+        self.journal.append(rows, shown.items, feedback.rewards, clicks, shown.first, self.ticks[rows])
+        self.ticks[rows] += 1
+
+
+class ScoringAgent(LoggingAgent):
+    """Draws slates from scores of all items; what a device has clicked is not shown to it again unless asked for."""
+
+    @abstractmethod
     def scores(self, rows: Ints) -> Tensor:
         """Unnormalised log-probabilities of every item, ``[rows, items]``."""
-        raise NotImplementedError
 
     def features(self) -> Tensor | None:
         """Public content features ``[items, features]``, which diversity needs."""
@@ -128,12 +143,6 @@ class ScoringAgent:
             return torch.ones(len(rows), self.items, dtype=torch.bool)
         left = allowed_items(self.items, self.journal.clicked(rows))
         return left | ~left.any(1, keepdim=True)
-
-    def observe(self, rows: Ints, shown: Shown, feedback: Feedback) -> None:
-        """Write the clicks down, each with its propensity."""
-        clicks = feedback.clicks & (shown.items >= 0)
-        self.journal.append(rows, shown.items, feedback.rewards, clicks, shown.first, self.ticks[rows])
-        self.ticks[rows] += 1
 
 
 class PolicyAgent(ScoringAgent):

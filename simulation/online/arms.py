@@ -25,7 +25,7 @@ from ...server.plan import RoundReport
 from ..federation import NODES, CohortFailed, Strict, check_plan, plan_of
 from ..grid import LocalGrid
 from ..results import LOCAL_STEPS
-from .agents import PolicyAgent, ScoringAgent
+from .agents import LoggingAgent, PolicyAgent
 from .cohort import ActingCohort, acting_devices
 from .journal import Ints, Journal
 from .session import Session, Trace
@@ -151,7 +151,7 @@ def participants(config: Config, round_number: int, population: int) -> Ints:
     return np.asarray(drawn[turns(config.seed, population, separation)[drawn] == turn])
 
 
-def _agent(arm: Arm, users: Users, session: Session) -> ScoringAgent:
+def _agent(arm: Arm, users: Users, session: Session) -> LoggingAgent:
     config, world, how = users.config, users.world, users.exploration
     journal = Journal(devices=users.population.users, kept=config.online.log)
     items, seed, repeats = world.policy.items, config.seed, config.exploration.repeats

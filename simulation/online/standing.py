@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from ... import _durable
 from ...errors import RunError
 from ..behaviour.dynamics import UserState
-from .agents import ScoringAgent
+from .agents import LoggingAgent
 from .session import Session
 
 _KEPT = 4
@@ -33,14 +33,14 @@ class StandingStore:
         """The file after ``round_number``."""
         return self._directory / f"{_NAME}{round_number:06d}.safetensors"
 
-    def save(self, round_number: int, session: Session, agent: ScoringAgent) -> None:
+    def save(self, round_number: int, session: Session, agent: LoggingAgent) -> None:
         """Write where everything stands after ``round_number``, and drop what no checkpoint can ask for."""
         self._directory.mkdir(parents=True, exist_ok=True)
         _durable.replace_file(self.path(round_number), save(_taken(session, agent)))
         for number in self._rounds()[:-_KEPT]:
             self.path(number).unlink(missing_ok=True)
 
-    def load(self, round_number: int, session: Session, agent: ScoringAgent) -> None:
+    def load(self, round_number: int, session: Session, agent: LoggingAgent) -> None:
         """Put everything where it stood after ``round_number``; a round that reached nobody wrote nothing.
 
         Raises:
@@ -60,7 +60,7 @@ class StandingStore:
         return sorted(int(path.stem.removeprefix(_NAME)) for path in paths)
 
 
-def _taken(session: Session, agent: ScoringAgent) -> Arrays:
+def _taken(session: Session, agent: LoggingAgent) -> Arrays:
     state = session.simulator.state
     arrays: Arrays = {f"users.{one.name}": getattr(state, one.name) for one in fields(state)}
     arrays |= {f"journal.{name}": value for name, value in agent.journal.columns.items()}
@@ -69,7 +69,7 @@ def _taken(session: Session, agent: ScoringAgent) -> Arrays:
     return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
 
-def _put(arrays: Arrays, session: Session, agent: ScoringAgent) -> None:
+def _put(arrays: Arrays, session: Session, agent: LoggingAgent) -> None:
     def section(name: str) -> Arrays:
         return {key.removeprefix(name): value for key, value in arrays.items() if key.startswith(name)}
 

@@ -19,6 +19,7 @@ from ..data.dataset import Dataset
 from ..data.registry import load
 from ..data.split import held_out_devices
 from ..domains import DOMAINS, domain_world
+from ..exploring import exploration_of
 from ..world import World
 from .journal import everything
 
@@ -73,8 +74,7 @@ class Users:
     @property
     def exploration(self) -> Exploration:
         """How slates are drawn."""
-        how = self.config.exploration
-        return Exploration(size=how.size, temperature=how.temperature, epsilon=how.epsilon)
+        return exploration_of(self.config)
 
     def under(self, config: Config) -> Users:
         """The same users, whose devices follow another configuration of policy, privacy or server."""

@@ -11,7 +11,7 @@ from ...meta.acting import Exploration
 from ..behaviour.choice import sigmoid
 from ..behaviour.population import Population
 from ..behaviour.simulator import Feedback, UserSimulator
-from .agents import ScoringAgent, Shown
+from .agents import LoggingAgent, ScoringAgent, Shown
 from .journal import Journal
 
 Ints = NDArray[np.int64]
@@ -61,7 +61,7 @@ class KnownPopularityAgent(PopularityAgent):
         return torch.from_numpy(self._mean).expand(len(rows), -1)
 
 
-class OracleAgent(ScoringAgent):
+class OracleAgent(LoggingAgent):
     """The slate that is best at the moment, from the simulator's truth."""
 
     def __init__(self, journal: Journal, simulator: UserSimulator, *, size: int) -> None:
