@@ -34,15 +34,22 @@ def small_settings() -> list[str]:
     return [part for override in _SMALL for part in ("--set", override)]
 
 
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """What the command line does to logging is undone after every test."""
+    loggers = [logging.getLogger(name) for name in (None, "flwr", "fedrec")]
+    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    yield
+    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
+
+
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """An empty working directory and cache; what the command line does to logging is undone afterwards."""
+def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory and cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", os.environ.get("FLWR_TELEMETRY_ENABLED", "0"))
     monkeypatch.setenv("COLUMNS", "120")
-    loggers = [logging.getLogger(name) for name in (None, "flwr", "fedrec")]
-    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
-    yield tmp_path
-    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
-        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+    return tmp_path
