@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -17,6 +18,7 @@ from .stacked import Pass, Stack, against_items, anchored, forward, leading, run
 _OFFSETS = frozenset({"taste", "latent", "personal"})
 """Parameters that add the same to the scores of all of a device's examples."""
 _TINY = 1e-20
+_LOG2_E = math.log2(math.e)
 
 
 def descend_stack(stack: Stack, parameters: Parameters, *, steps: int, names: Collection[str]) -> Named:
@@ -71,6 +73,11 @@ def _stepped(stack: Stack, parameters: Parameters, name: str, here: Tensor, star
     return here - step_size(stack.policy, stack.settings, name) * learned_rate(parameters, name) * pull
 
 
+def _exponentials(values: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
+    """``exp(values - top)``, as powers of two: torch computes ``exp2`` faster than ``exp``."""
+    return torch.add(-_LOG2_E * top, values, alpha=_LOG2_E, out=out).exp2_()
+
+
 class Offsets:
     """Descent on parameters that add the same to the scores of all of a device's examples.
 
@@ -84,7 +91,7 @@ class Offsets:
         self.own = dict(start)
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
-        self._likely = torch.softmax(scores, dim=-1)
+        self._likely = _exponentials(scores, scores.amax(-1, keepdim=True), out=scores)
         self._met = self._likely.gather(-1, stack.targets).log() if stack.moving else None
         self._offset = torch.zeros(stack.count, policy.items)
 
@@ -93,8 +100,8 @@ class Offsets:
         stack = self._stack
         weights = stack.before[..., None] * stack.weights
         taken = self._taken(weights)
-        for _ in range(steps):
-            split = self._split()
+        for step in range(steps):
+            split = self._split() if step else self._whole()
             if split is None:
                 return False
             level, factor, mass = split
@@ -135,6 +142,11 @@ class Offsets:
     def _vectors(self) -> list[str]:
         return [name for name in ("latent", "personal") if name in self.own]
 
+    def _whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`_split` before any step: there is no offset yet."""
+        mass = self._likely.sum(-1)
+        return mass.log()[..., None], torch.ones(()), mass
+
     def _split(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Mass of ``pi at the start * exp(offset)``; none where it vanishes.
 
@@ -143,7 +155,7 @@ class Offsets:
             that this leaves ``[devices, examples]``.
         """
         top = self._offset.amax(-1, keepdim=True)
-        factor = (self._offset - top).exp_()
+        factor = _exponentials(self._offset, top)
         mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
         if not bool((mass > _TINY).all()):
             return None
