@@ -198,7 +198,7 @@ class Policy:
         chosen = self.specs.values()
         return tuple(s.name for s in chosen if speed in (None, s.speed) and scope in (None, s.scope))
 
-    @property
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """Sorted names of the parameters that adaptation moves."""
         return tuple(spec.name for spec in self.specs.values() if spec.speed != "frozen")
@@ -208,7 +208,7 @@ class Policy:
         """Sorted names of the parameters that act through the item encoder."""
         return tuple(self._embedding_shapes(1, 1)) if self.embeds else ()
 
-    @property
+    @cached_property
     def released(self) -> tuple[str, ...]:
         """Sorted names of the parameters whose updates leave the device: trained and shared."""
         return tuple(spec.name for spec in self.specs.values() if spec.speed != "frozen" and spec.scope == "shared")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,6 +72,15 @@ class Entries:
             once=not bool(twice.any()),
         )
 
+    @cached_property
+    def at_level(self) -> Tensor:
+        """1 where an entry is of a level, ``[devices, distinct, levels]``: its products sum rows of the same level."""
+        return torch.zeros(*self.levels.shape, LEVELS).scatter_(-1, self.levels[..., None], 1.0)
+
+    def gain(self, parameters: Parameters) -> Tensor:
+        """Factor on every entry's embedding, ``[devices, distinct, 1]``."""
+        return functional.embedding(self.levels, 1 + parameters["state.reward_gain"][:, None])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recency:
@@ -99,8 +109,8 @@ class Recency:
         """Weight and average the embeddings ``plain`` of the distinct entries; ``mask`` as in ``encode_history``."""
         rewarded = plain
         if policy.settings.history_rewards:
-            gain = 1 + parameters["state.reward_gain"][entries.levels]
-            rewarded = plain * gain[..., None] + parameters["state.reward_shift"][entries.levels]
+            shift = functional.embedding(entries.levels, parameters["state.reward_shift"])
+            rewarded = shift.addcmul_(plain, entries.gain(parameters))
         weights = encoders.recency_weights(parameters["state.log_scale"], mask.flatten(0, 1))
         weights = weights.movedim(0, 1).reshape(*mask.shape[:2], len(weights), mask.shape[-1])
         mixer = torch.zeros(*weights.shape[:3], entries.items.shape[1])
@@ -139,10 +149,10 @@ class Recency:
         if not {"state.reward_gain", "state.reward_shift"} & set(parameters):
             return small, by_rewarded
         if "state.reward_gain" in names:
-            small["state.reward_gain"] = self._by_level((by_rewarded * self.plain).sum(-1, keepdim=True))[..., 0]
+            small["state.reward_gain"] = (self.entries.at_level.mT @ (by_rewarded * self.plain)).sum(-1)
         if "state.reward_shift" in names:
-            small["state.reward_shift"] = self._by_level(by_rewarded)
-        return small, by_rewarded * (1 + parameters["state.reward_gain"][self.entries.levels])[..., None]
+            small["state.reward_shift"] = self.entries.at_level.mT @ by_rewarded
+        return small, by_rewarded * self.entries.gain(parameters)
 
     def _by_scale(self, log_scale: Tensor, by_means: Tensor) -> Tensor:
         """``[devices, scales]``."""
@@ -150,13 +160,8 @@ class Recency:
         by_weights = (by_means @ self.rewarded.mT).view(*weights.shape[:3], -1)
         by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(weights))
         ages = torch.arange(weights.shape[-1] - 1, -1, -1, dtype=weights.dtype)
-        centred = ages - (weights * ages).sum(-1, keepdim=True)
-        return (by_weights * weights * centred).sum((1, 3)) * torch.exp(-log_scale)
-
-    def _by_level(self, rows: Tensor) -> Tensor:
-        """Sums of rows ``[devices, distinct, n]`` with the same level, ``[devices, levels, n]``."""
-        sums = torch.zeros(len(rows), LEVELS, rows.shape[-1])
-        return sums.scatter_add_(1, self.entries.levels[..., None].expand_as(rows), rows)
+        centred = ages - (weights @ ages)[..., None]
+        return by_weights.mul_(weights).mul_(centred).sum((1, 3)) * torch.exp(-log_scale)
 
     def by_item(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct items and their rows: summed where an item stands with two levels."""

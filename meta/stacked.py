@@ -113,8 +113,8 @@ class Stack:
 
     @cached_property
     def before(self) -> Tensor:
-        """The same at the steps before."""
-        return example_shares(self.examples, self.settings, last=False)
+        """The same at the steps before, which only an episode's query tells from the last one."""
+        return example_shares(self.examples, self.settings, last=False) if self.examples.query.any() else self.last
 
     @cached_property
     def blocked(self) -> Tensor | None:

@@ -37,7 +37,7 @@ class TableGradient:
             return outer, outer
         inner = self.rows.square().sum((-1, -2))
         met = dense.at(self.items[:, None].expand(-1, self.states.shape[1], -1))
-        cross = 2 * ((met.mT @ self.states) * self.rows).sum((-1, -2))
+        cross = 2 * (met * (self.states @ self.rows.mT)).sum((-1, -2))
         return (outer + cross + inner).clamp(min=0), (outer.sqrt() + inner.sqrt()).square()
 
     def summed(self, factors: Tensor, items: int) -> Tensor:
