@@ -30,6 +30,7 @@ from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
 from ..meta.stacked import Stack, anchored, forward
+from ..meta.table import TableGradient
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
@@ -397,10 +398,11 @@ def _batched(chunk: _Chunk) -> _Outcome:
 def _placed(chunk: _Chunk) -> _Outcome:
     """The whole chunk at once on its device; what comes of it is the processor's again."""
     adapt = _adapt_plainly if chunk.mechanism is None else _adapt_privately
-    if chunk.device.type == "cpu":
+    if chunk.device.type != "cpu":
+        with chunk.device:
+            return adapt(chunk.there()).to(torch.device("cpu"))
+    with torch.inference_mode():  # small operations cost little more than autograd's bookkeeping
         return adapt(chunk)
-    with chunk.device:
-        return adapt(chunk.there()).to(torch.device("cpu"))
 
 
 def _adapt_plainly(chunk: _Chunk) -> _Outcome:
@@ -410,59 +412,33 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         As ``privacy.mechanisms.clip_updates``: no device moves the sum by more than the clip. The norm of what an item
         table gets comes from Gram matrices; what rounding may hide of it is added to it first.
     """
-    policy, settings, privacy = chunk.policy, chunk.config.local, chunk.config.privacy
+    policy, settings = chunk.policy, chunk.config.local
     stack = Stack(policy=policy, examples=chunk.examples, settings=settings, kernels=chunk.shared.kernels)
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
-    here = {**start, **fast}
-    gradients = backward(stack, here, done, stack.last, policy.trained)
-    finite = done.finite
-    moved: Named = {}
+    gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained)
+    moved = [torch.zeros(stack.count, 0)]
     for name, slope in gradients.plain.items():
-        gone = fast[name] - start[name] if name in fast else 0.0
         rate = step_size(policy, settings, name) * learned_rate(start, name)
-        moved[name] = gone - rate * (slope + settings.weight_decay * gone)
-        finite = finite & torch.isfinite(moved[name].flatten(1).sum(1))
-    table_rate = -step_size(policy, settings, "ids") if gradients.table is not None else 0.0
-    if gradients.table is not None and gradients.table.rows is not None:
-        finite = finite & torch.isfinite(gradients.table.rows.sum((1, 2)))
-    factors = torch.ones(stack.count, dtype=torch.float64)
-    if privacy.unit in ("user", "both"):
-        bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
-        squares = _squares({name: value for name, value in moved.items() if name in policy.released}, bound)
-        if gradients.table is not None:
-            norm, size = gradients.table.squares()
-            squares = squares + (norm + _HIDDEN * size).double() * (table_rate / bound.scale("ids")) ** 2
-        factors = _bounded(squares, bound)
-        finite = finite & torch.isfinite(squares)
-    total = {name: _weighted_sum(factors, moved[name]) for name in policy.released if name in moved}
-    if gradients.table is not None:
-        total["ids"] = gradients.table.summed(factors.float() * table_rate, policy.items).double()
-    each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
-    if gradients.table is not None and chunk.each:
-        each["ids"] = _scaled(gradients.table.each(policy.items), factors * table_rate)
-    return _Outcome(
-        total=total,
-        personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
-        finite=finite,
-        unclipped=int((factors == 1).sum()),
-        each=each,
-    )
+        if name in fast:
+            gone = fast[name] - start[name]
+            moved.append((gone - rate * (slope + settings.weight_decay * gone)).flatten(1))
+        else:
+            moved.append(slope.flatten(1) * -rate)
+    return _settled(chunk, tuple(gradients.plain), torch.cat(moved, dim=1), done.finite, gradients.table)
 
 
-def _squares(values: Named, bound: Sensitivity) -> Tensor:
-    """Squared norm of every device's values over their scales, float64 ``[devices]``."""
-    parts = [value.flatten(1).square().sum(1).double() / bound.scale(name) ** 2 for name, value in values.items()]
-    return torch.stack(parts).sum(0) if parts else torch.zeros((), dtype=torch.float64)
+def _squares(gone: Tensor, policy: Policy, names: Sequence[str], bound: Sensitivity) -> Tensor:
+    """Squared norm of what every device releases over the scales, float64 ``[devices]``; the table's is not in it."""
+    sizes = [torch.Size(policy.specs[name].shape).numel() for name in names]
+    weights = [1 / bound.scale(name) if name in policy.released else 0.0 for name in names]
+    along = torch.from_numpy(np.repeat(np.array(weights, dtype=np.float32), sizes)).to(gone.device)
+    return (gone * along).square_().sum(1).double()
 
 
 def _bounded(squares: Tensor, bound: Sensitivity) -> Tensor:
     """Factors that hold contributions of these squared norms to the bound, whatever rounding hid of them."""
     return clip_factors((squares * (1 + _HIDDEN)).sqrt(), bound)
-
-
-def _weighted_sum(factors: Tensor, values: Tensor) -> Tensor:
-    return (factors.float() @ values.flatten(1)).double().reshape(values.shape[1:])
 
 
 def _adapt_privately(chunk: _Chunk) -> _Outcome:
@@ -476,11 +452,10 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
         raise ValueError("expected a local mechanism, got none; adapt plainly")
     refuse_coupling(config.local)
     names = policy.trained
-    shapes = [torch.Size(policy.specs[name].shape) for name in names]
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
     flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
-    views, noises = (_views(values, names, shapes) for values in (flat, noise))
+    views, noises = (_views(values, policy, names) for values in (flat, noise))
     kernels = chunk.shared.kernels
     stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, kernels=kernels, each=True)
     stack = anchored(stack, {**chunk.phi, **chunk.personal})
@@ -507,24 +482,43 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
             else:
                 view.sub_(gradients.plain[name], alpha=rates[name])
             view.sub_(noises[name], alpha=rates[name] * mechanism.scales.get(name, 1.0))
-    finite &= torch.isfinite(flat.sum(1))
-    return _settled(chunk, flat.sub_(start), finite, shapes)
+    return _settled(chunk, names, flat.sub_(start), finite)
 
 
-def _settled(chunk: _Chunk, gone: Tensor, finite: Tensor, shapes: list[torch.Size]) -> _Outcome:
-    """What DP-SGD moved, ``[devices, parameters]``, as a chunk's outcome: clipped as a whole under unit ``both``."""
+def _settled(
+    chunk: _Chunk, names: Sequence[str], gone: Tensor, finite: Tensor, table: TableGradient | None = None
+) -> _Outcome:
+    """What the named parameters moved, ``[devices, parameters]``, as a chunk's outcome.
+
+    Under units ``user`` and ``both`` it is clipped as a whole, together with what the gradient of an item table moves.
+    """
     policy, privacy = chunk.policy, chunk.config.privacy
-    moved = _views(gone, policy.trained, shapes)
+    rate = 0.0 if table is None else -step_size(policy, chunk.config.local, "ids")
+    finite = finite & torch.isfinite(gone.sum(1))
+    if table is not None and table.rows is not None:
+        finite = finite & torch.isfinite(table.rows.sum((1, 2)))
     factors = torch.ones(len(gone), dtype=torch.float64)
-    if privacy.unit == "both":
+    if privacy.unit in ("user", "both"):
         bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
-        factors = _bounded(_squares({name: moved[name] for name in policy.released}, bound), bound)
+        squares = _squares(gone, policy, names, bound)
+        if table is not None:
+            norm, size = table.squares()
+            squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
+        factors = _bounded(squares, bound)
+        finite = finite & torch.isfinite(squares)
+    moved, sums = (_views(rows, policy, names) for rows in (gone, (factors.float() @ gone).double()[None]))
+    total = {name: sums[name][0] for name in policy.released if name in sums}
+    each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
+    if table is not None:
+        total["ids"] = table.summed(factors.float() * rate, policy.items).double()
+    if table is not None and chunk.each:
+        each["ids"] = _scaled(table.each(policy.items), factors * rate)
     return _Outcome(
-        total={name: _weighted_sum(factors, moved[name]) for name in policy.released},
-        personal={name: value + moved[name] for name, value in chunk.personal.items()},
+        total=total,
+        personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
         finite=finite,
         unclipped=int((factors == 1).sum()),
-        each={name: _scaled(moved[name], factors) for name in policy.released if chunk.each},
+        each=each,
     )
 
 
@@ -542,9 +536,11 @@ def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Ten
     return torch.cat(parts, dim=1)
 
 
-def _views(flat: Tensor, names: tuple[str, ...], shapes: list[torch.Size]) -> Named:
+def _views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
+    """The named parameters in rows of them one behind the other, ``[rows, *shape]``."""
+    shapes = [torch.Size(policy.specs[name].shape) for name in names]
     parts = torch.split(flat, [shape.numel() for shape in shapes], dim=1)
-    return {name: part.view(len(part), *shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+    return {name: part.unflatten(1, shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
 
 
 def _batch_mask(present: Tensor, mechanism: LocalMechanism, batches: list[torch.Generator]) -> Tensor:
