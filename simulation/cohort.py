@@ -540,7 +540,7 @@ def _views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
     """The named parameters in rows of them one behind the other, ``[rows, *shape]``."""
     shapes = [torch.Size(policy.specs[name].shape) for name in names]
     parts = torch.split(flat, [shape.numel() for shape in shapes], dim=1)
-    return {name: part.unflatten(1, shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+    return {name: part.view(flat.shape[0], *shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
 
 
 def _batch_mask(present: Tensor, mechanism: LocalMechanism, batches: list[torch.Generator]) -> Tensor:
