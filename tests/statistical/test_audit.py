@@ -53,9 +53,9 @@ CASES = {
         1500,
     ),
     "overlapping history windows": (planted.overlapping_windows, {}, HISTORY, "one release, an entry before", 1500),
-    "accountant reset (server)": (planted.accountant_reset, {}, MANY, "canary devices", 600),
-    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 2000),
-    "weights by interactions": (planted.weighted_by_interactions, {}, STRICT, "canary devices", 600),
+    "accountant reset (server)": (planted.accountant_reset, {}, MANY, "canary devices", 300),
+    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 1000),
+    "weights by interactions": (planted.weighted_by_interactions, {}, STRICT, "canary devices", 300),
     "fixed-size sample": (planted.fixed_size_sample, {}, SAMPLED, "one round, with and without a device, others", 1200),
 }
 """Name -> planted bug, its settings, the configuration, the attack that must refute it, and how much it computes."""
