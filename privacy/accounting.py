@@ -8,8 +8,7 @@ plain Gaussian mechanism.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -19,14 +18,13 @@ import torch
 
 from .._validate import at_least, positive, probability
 from ..errors import PrivacyError
+from ._prv import prv_epsilon
+from ._rdp import convert
 
 PrivacyUnit = Literal["none", "interaction", "user", "both"]
 Accountant = Literal["rdp", "prv", "gdp", "gaussian"]
 
 _ORDERS = (*(1 + 0.02 * 1.6**k for k in range(14)), *(float(round(14 * 1.3**k)) for k in range(17)))
-_PRV_EPSILON_ERROR = 0.002
-_PRV_MAX_MESH = 2**21
-_PRV_MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _epsilon(history: History, delta: float, accountant: str) -> float:
         return _epsilon_of_mu(math.hypot(*(_gdp_mu(charge) for charge in history)), delta)
     bound = _rdp_epsilon(history, delta)
     if accountant == "prv":
-        bound = min(bound, _prv_epsilon(history, delta))
+        bound = min(bound, prv_epsilon(history, delta))
     return bound
 
 
@@ -119,7 +117,7 @@ def _rdp_epsilon(history: History, delta: float) -> float:
     orders = list(_ORDERS)
     bounds = []
     for _ in range(4):
-        cost, best = _convert(history, orders, delta)
+        cost, best = convert(history, orders, delta)
         bounds.append(math.inf if math.isnan(cost) else cost)
         index = orders.index(best) if best in orders else 0
         orders = _finer(orders[max(index - 1, 0)], orders[min(index + 1, len(orders) - 1)])
@@ -129,64 +127,6 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 def _finer(low: float, high: float) -> list[float]:
     orders = [1 + (low - 1) * ((high - 1) / (low - 1)) ** (k / 6) for k in range(7)]
     return sorted({order if order < 12 else float(round(order)) for order in orders})
-
-
-def _convert(history: History, orders: Sequence[float], delta: float) -> tuple[float, float]:
-    """Opacus' conversion of the composed RDP: (epsilon, best order)."""
-    from opacus.accountants.analysis import rdp
-
-    total = np.zeros(len(orders))
-    for charge in history:
-        per_step = [_rdp_at(charge.sample_rate, charge.noise_multiplier, order) for order in orders]
-        total += np.array(per_step) * charge.steps
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "the optimal order is the largest": the bound stays valid
-        cost, best = rdp.get_privacy_spent(orders=np.array(orders), rdp=total, delta=delta)
-    return float(cost), float(best)
-
-
-@lru_cache(maxsize=65536)
-def _rdp_at(sample_rate: float, noise_multiplier: float, order: float) -> float:
-    from opacus.accountants.analysis import rdp
-
-    try:
-        return float(rdp.compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=order))
-    except (ValueError, OverflowError):  # the alternating series of a fractional order can cancel: leave that order out
-        return math.inf
-
-
-def _prv_epsilon(history: History, delta: float) -> float:
-    """Opacus' PRV accountant within bounds on mesh and steps; infinity where it can't be used (RDP then stands)."""
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
-    accountant.history = [(charge.noise_multiplier, charge.sample_rate, charge.steps) for charge in history]
-    if sum(charge.steps for charge in history) > _PRV_MAX_STEPS:
-        return math.inf
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        for error in (_PRV_EPSILON_ERROR, 5 * _PRV_EPSILON_ERROR, 25 * _PRV_EPSILON_ERROR):
-            try:
-                if _mesh_points(accountant, delta, error) <= _PRV_MAX_MESH:
-                    cost = float(accountant.get_epsilon(delta, eps_error=error))
-                    return max(0.0, cost) if math.isfinite(cost) else math.inf
-            except (RuntimeError, ValueError, OverflowError, MemoryError, IndexError):
-                return math.inf
-    return math.inf
-
-
-def _mesh_points(accountant: Any, delta: float, error: float) -> float:
-    """Size of the mesh that Opacus would allocate, from its own domain bound and its mesh-size formula."""
-    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
-
-    steps = [count for _, _, count in accountant.history]
-    half_width = compute_safe_domain_size(
-        prvs=[PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in accountant.history],
-        max_self_compositions=steps,
-        eps_error=error,
-        delta_error=delta / 1000,
-    )
-    return float(2 * half_width / error * math.sqrt(sum(steps) * math.log(12_000 / delta) / 2))
 
 
 def _gaussian_epsilon(history: History, delta: float) -> float:

@@ -6,6 +6,7 @@ A lower bound above the claimed epsilon convicts the implementation; one below i
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +78,15 @@ def binomial_upper(hits: int, trials: int, error: float) -> float:
 
 def upper_tails(trials: int, chance: float) -> Scores:
     """P[Binomial(trials, chance) >= v] for v = 0 .. trials, float64 ``[trials + 1]``."""
-    counts = torch.arange(trials + 1, dtype=torch.float64)
-    logs = math.lgamma(trials + 1) - torch.lgamma(counts + 1) - torch.lgamma(trials - counts + 1)
+    counts, logs = _log_binomials(trials)
     logs = logs + torch.xlogy(counts, torch.tensor(chance, dtype=torch.float64))
     logs = logs + torch.xlogy(trials - counts, torch.tensor(1 - chance, dtype=torch.float64))
     tails: Scores = torch.exp(logs).flip(0).cumsum(0).flip(0).clamp(max=1.0).numpy()
     return tails
+
+
+@lru_cache(maxsize=16)
+def _log_binomials(trials: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """0 .. trials, and the logarithms of the binomial coefficients; bounds are searched at one number of trials."""
+    counts = torch.arange(trials + 1, dtype=torch.float64)
+    return counts, math.lgamma(trials + 1) - torch.lgamma(counts + 1) - torch.lgamma(trials - counts + 1)

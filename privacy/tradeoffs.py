@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PrivacyError
-from .accounting import Charge, epsilon
+from .accounting import Charge, epsilon, normalise
 from .scenario import Scenario, Solution, solve
 
 
@@ -175,9 +175,9 @@ def pld_epsilon(charges: Iterable[tuple[Charge, int]], delta: float) -> float | 
         return math.inf
     interval = max(1e-4, 1e-5 * bound)
     accountant: Any = PLDAccountant(relation, value_discretization_interval=interval)
-    for charge, times in pairs:
+    for charge in normalise(pairs):  # like ones at once: each composition convolves
         event: Any = dp_accounting.GaussianDpEvent(charge.noise_multiplier)
         if charge.sample_rate < 1:
             event = dp_accounting.PoissonSampledDpEvent(charge.sample_rate, event)
-        accountant.compose(event, charge.steps * times)
+        accountant.compose(event, charge.steps)
     return float(accountant.get_epsilon(delta))

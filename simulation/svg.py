@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -78,7 +79,7 @@ def inline(drawing: Figure, name: str, description: str) -> str:
     """``drawing`` as an ``<svg>`` element; ``description`` is what a screen reader says."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    drawing.savefig(buffer, format="svg", metadata=nothing)
+    FigureCanvasSVG(drawing).print_svg(buffer, metadata=nothing)  # savefig draws twice, the first time for the layout
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

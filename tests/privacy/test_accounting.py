@@ -1,14 +1,17 @@
 """Epsilon against referees: dp-accounting's PLD, the analytic Gaussian, Opacus' own accountant classes."""
 
 import math
+import warnings
 
 import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 from fedrec.errors import PrivacyError
-from fedrec.privacy import accounting
+from fedrec.privacy import _prv, accounting
+from fedrec.privacy._rdp import fractional_rdp
 from fedrec.privacy.accounting import Charge, epsilon, find_noise_multiplier, normalise
-from opacus.accountants import RDPAccountant
+from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.accountants.analysis import rdp
 
 DELTA = 1e-5
 # Sigma for (rounds, epsilon) by PLD: N = 20, q = 0.25, 8 steps a round, delta 1e-5.
@@ -56,6 +59,30 @@ def test_rdp_is_opacus_own_at_its_best_order():
     assert epsilon(charges, DELTA) <= min(dense * 1.001, accountant.get_epsilon(DELTA) * 1.0001)
 
 
+@pytest.mark.parametrize("rate", [1e-6, 0.01, 0.25, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("noise", [0.01, 0.5, 1.0, 2.07, 20.0, 1e4])
+def test_a_fractional_order_is_opacus_own(rate, noise):
+    """Up to what float64 loses: rounding of log A, some 1e-13, over order - 1."""
+    for order in (1.02, 1.3, 2.5, 6.4, 11.9):
+        exact = rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=order)
+        assert fractional_rdp(rate, noise, order) == pytest.approx(exact, rel=1e-11, abs=1e-12 / (order - 1))
+
+
+def test_an_order_whose_series_can_not_be_summed_is_left_out():
+    assert fractional_rdp(0.5, 1e-200, 2.5) == math.inf
+    assert math.isfinite(epsilon([Charge(1e5, 0.5, 1)], 1e-5))
+
+
+@pytest.mark.parametrize("charges", [HISTORIES[0], HISTORIES[3], [Charge(0.8, 0.25, 8)]])
+def test_prv_is_opacus_own(charges):
+    accountant = PRVAccountant()
+    accountant.history = [(charge.noise_multiplier, charge.sample_rate, charge.steps) for charge in charges]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the order that bounds the mesh is the largest
+        theirs = accountant.get_epsilon(DELTA, eps_error=0.002)
+    assert _prv.prv_epsilon(tuple(charges), DELTA) == pytest.approx(theirs, rel=1e-9)
+
+
 def test_rdp_orders_reach_far_enough_at_full_participation():
     # Plain Gaussian: RDP is alpha / (2 sigma^2), so the best possible conversion is found on a dense grid of orders.
     for noise, steps in ((40.0, 1), (5.0, 40), (0.5, 1), (0.1, 1)):
@@ -90,8 +117,8 @@ def test_prv_falls_back_to_rdp_beyond_its_bounds(monkeypatch):
     charges = [Charge(2.0, 0.25, 100)]
     expected = epsilon(charges, DELTA, "rdp")
     assert epsilon(charges, DELTA, "prv") < expected
-    for bound in ("_PRV_MAX_MESH", "_PRV_MAX_STEPS"):
-        monkeypatch.setattr(accounting, bound, 10)
+    for bound in ("_MAX_MESH", "_MAX_STEPS"):
+        monkeypatch.setattr(_prv, bound, 10)
         accounting._epsilon.cache_clear()
         assert epsilon(charges, DELTA, "prv") == expected
         monkeypatch.undo()

@@ -35,7 +35,7 @@ EVERYTHING = Config().updated(
 
 OFF = float("inf")
 CASES = {
-    "noise off (server)": (planted.server_noise_divided, {"by": OFF}, USER, "one round", 400),
+    "noise off (server)": (planted.server_noise_divided, {"by": OFF}, USER, "one round", 120),
     "noise / 3 (server)": (planted.server_noise_divided, {"by": 3}, USER, "one round", 400),
     "noise off (device)": (planted.device_noise_divided, {"by": OFF}, DEVICE, "one release, N = 3", 1500),
     "noise / 3 (device)": (planted.device_noise_divided, {"by": 3}, DEVICE, "one release, N = 3", 1500),
@@ -43,7 +43,7 @@ CASES = {
     "update clip off": (planted.update_clip_off, {}, STRICT, "canary devices", 600),
     "example clip off": (planted.example_clip_off, {}, DEVICE, "one release, N = 3", 1500),
     "example clip off (history)": (planted.example_clip_off, {}, HISTORY, "one release, N = 3", 1500),
-    "divisor counts participants": (planted.divisor_of_participants, {}, USER, "one round", 400),
+    "divisor counts participants": (planted.divisor_of_participants, {}, USER, "one round", 160),
     "divisor counts examples": (planted.divisor_of_examples, {}, DEVICE, "one release, N = 3", 1500),
     "personal vector without noise": (
         planted.personal_vector_without_noise,
@@ -53,9 +53,9 @@ CASES = {
         1500,
     ),
     "overlapping history windows": (planted.overlapping_windows, {}, HISTORY, "one release, an entry before", 1500),
-    "accountant reset (server)": (planted.accountant_reset, {}, MANY, "canary devices", 600),
-    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 2000),
-    "weights by interactions": (planted.weighted_by_interactions, {}, STRICT, "canary devices", 600),
+    "accountant reset (server)": (planted.accountant_reset, {}, MANY, "canary devices", 300),
+    "accountant reset (device)": (planted.accountant_reset, {}, LIFE, "canary interactions", 1000),
+    "weights by interactions": (planted.weighted_by_interactions, {}, STRICT, "canary devices", 300),
     "fixed-size sample": (planted.fixed_size_sample, {}, SAMPLED, "one round, with and without a device, others", 1200),
 }
 """Name -> planted bug, its settings, the configuration, the attack that must refute it, and how much it computes."""
