@@ -1,6 +1,8 @@
 """A device in a federation: what it answers equals what its cohort would, and it refuses where it must."""
 
 import dataclasses
+import subprocess
+import sys
 
 import device_world as one
 import numpy as np
@@ -291,3 +293,26 @@ def test_what_was_released_is_marked_when_something_of_it_is_forgotten(seat):
     device.forget(item=items[0])
     assert [one.forgotten for one in device.store.trainings()] == [items.count(items[0]), 1 + items.count(items[0])]
     assert device.status().forgotten == 2
+
+
+SMALL = """
+import sys
+from fedrec.client.device import Device
+from fedrec.client.participant import DeviceParticipant
+from fedrec.client.wire import TrainOrder
+with Device.open(sys.argv[1]) as device:
+    device.adapt()
+    package = device.package
+    order = TrainOrder(round=2, phi=package.phi, schema=package.schema, devices=None, run="run")
+    print(DeviceParticipant(device).train(order).status)
+print(sorted({"opacus", "scipy", "sympy", "torch._dynamo"} & set(sys.modules)))
+"""
+
+
+def test_a_device_that_only_clips_loads_neither_opacus_nor_a_compiler(tmp_path):
+    world = one.world(privacy__unit="user")
+    with one.fill(one.device(tmp_path / "device.sqlite", world), world, 0) as device:
+        device.consent(True)
+    command = [sys.executable, "-c", SMALL, str(tmp_path / "device.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["ok", "[]"], "100 MB more than a device of 256 MB can spare"
