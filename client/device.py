@@ -9,7 +9,9 @@ where they must, and each sees what the others have written. While ``adapt`` com
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -23,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._validate import at_least
-from ..errors import LedgerError, NotAllowed, PolicyError
+from ..errors import LedgerError, NotAllowed, PolicyError, StoreError
 from .account import Budget, DeviceAccount
 from .conditions import NAMES, Requirements
 from .slate import Reasons, Slate, Slot
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .package import PolicyPackage
     from .seat import Log, Seat
 
+logger = logging.getLogger(__name__)
+
 EXPORT = 1
 """Version of what ``export`` returns."""
 TEMPERATURE = 0.3
@@ -45,6 +49,18 @@ _LATEST = 2.0**62
 """Seconds, and rows, that SQLite's integers hold."""
 _STALE = 500
 """Rows beyond the limits that may linger in memory before the log is read anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An order that the device did not follow. Why is known here alone: the server learns that it refused."""
+
+    order: str
+    """``run:round``."""
+    reason: str
+    """``consent``, ``conditions``, ``forgotten`` (something was, while it adapted) or ``budget``."""
+    at: int
+    """Seconds since 1970, by the device's clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,8 @@ class Status:
     """How often something trained here was made to leave."""
     forgotten: int
     """How many of those were trained on something that was forgotten since."""
+    refusal: Refusal | None
+    """The last order of a federation that this device refused; none where it refused none."""
     budget: Budget | None
     """None where the device itself spends nothing (units ``user`` and ``none``)."""
     problem: str | None
@@ -513,7 +531,7 @@ class Device:
         store = self.store
         about = json.loads(store.setting("about") or "{}")
         trainings = [one for one in store.trainings() if one.kind == "released"]
-        budget, problem = None, None
+        refusal, budget, problem = store.setting("refusal"), None, None
         try:
             budget = self.account.budget()
         except LedgerError as error:
@@ -530,9 +548,21 @@ class Device:
             missing=self.missing(),
             releases=len(trainings),
             forgotten=sum(one.forgotten > 0 for one in trainings),
+            refusal=None if refusal is None else Refusal(**json.loads(refusal)),
             budget=budget,
             problem=problem,
         )
+
+    def refused(self, order: str, reason: str) -> None:
+        """Note, for :meth:`status` alone, that an order was refused, and why; a disk that is full is no reason to fail.
+
+        Args:
+            order: ``run:round``.
+            reason: one word.
+        """
+        logger.info("refused order %s: %s", order, reason)
+        with contextlib.suppress(StoreError):
+            self.store.put("refusal", json.dumps(asdict(Refusal(order=order, reason=reason, at=self._now()))))
 
     def renew(self) -> None:
         """Read what was adapted anew with the next call."""

@@ -124,8 +124,10 @@ class Screen:
             order = TrainOrder(number, package.phi, package.schema, devices=None, run=run)
             reply = DeviceParticipant(self._device).train(order)
             values = {name: tensor.flatten().tolist() for name, tensor in reply.update.items()}
+            refusal = self._device.status().refusal if reply.status == "refused" else None
             return {
-                "answer": {"status": reply.status, "reason": reply.reason, "values": values},
+                "answer": {"status": reply.status, "values": values},
+                "reason": refusal.reason if refusal else None,
                 "bytes": payload_bytes(shapes_of(reply.update)),
                 "norm": sum(value**2 for each in values.values() for value in each) ** 0.5,
                 "view": self.show(),

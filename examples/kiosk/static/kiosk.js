@@ -250,7 +250,7 @@ async function rehearse() {
   show(found.view);
   if (found.answer.status !== "ok") {
     const reason = { budget: "The budget is spent. This device answers every further round with a refusal, for good.", consent: "There is no consent." };
-    open("Nothing would leave", make("p", "", reason[found.answer.reason] ?? `The device refused: ${found.answer.reason}.`));
+    open("Nothing would leave", make("p", "", reason[found.reason] ?? "This device refused the round."));
     return;
   }
   const count = Object.values(found.answer.values).flat().length;
