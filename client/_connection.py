@@ -107,7 +107,9 @@ def _encrypted(path: Path, key: str | bytes) -> tuple[Any, tuple[type[Exception]
         raise StoreError(
             "expected apsw-sqlite3mc, got an apsw without ciphers; install fedrec[encryption] in its place"
         )
-    secret = key.encode() if isinstance(key, str) else bytes(key)
+    if not isinstance(key, str | bytes):
+        raise StoreError(f"expected a key of text or bytes, got {type(key).__name__}")
+    secret = key.encode() if isinstance(key, str) else key
     if not secret:
         raise StoreError("expected a key of one byte or more, got an empty one; leave it out for a plain store")
     raw = apsw.Connection(str(path))

@@ -20,6 +20,7 @@ from ..meta.examples import Examples, build_examples, reward_levels
 from ..meta.explain import explain as take_apart
 from ..meta.interactions import Interactions
 from ..meta.policy import Named, State
+from . import arguments
 from .slate import Reasons, Slot
 
 if TYPE_CHECKING:
@@ -131,17 +132,11 @@ class Seat:
         """The device's features, float32 ``[user_features]``; 0 where not given.
 
         Raises:
-            ValueError: a name that the policy does not know, or no finite number.
+            ArgumentError: a name that the policy does not know, or no finite number.
         """
         names = self.package.user_features
-        unknown = sorted(set(features) - set(names))
-        if unknown:
-            known = ", ".join(names) or "none"
-            raise ValueError(f"expected features of this policy ({known}), got {unknown[0]!r}")
-        values = torch.tensor([float(features.get(name, 0.0)) for name in names], dtype=torch.float32)
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError("expected finite features, got NaN or infinity")
-        return values
+        known = arguments.features(features, names)
+        return torch.tensor([known.get(name, 0.0) for name in names], dtype=torch.float32)
 
     def log(self) -> Log:
         """The log as it is now, for a training that may take its time."""

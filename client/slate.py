@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .._validate import probability
+from .._validate import at_least, is_number, probability
+from ..errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,12 @@ class Slot:
 
     def __post_init__(self) -> None:
         """Refuse propensities outside of (0, 1]: they would weigh what is learned."""
+        if not (isinstance(self.item, str) and isinstance(self.title, str)):
+            raise ArgumentError(f"expected item and title as text, got {self.item!r} and {self.title!r}")
+        at_least("position", self.position, 0)
         probability("propensity", self.propensity)
-        if not 0 <= self.first_draw <= 1:
-            raise ValueError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
+        if not (is_number(self.first_draw) and 0 <= self.first_draw <= 1):
+            raise ArgumentError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,14 @@ class Slate:
     temperature: float
     epsilon: float
     diversity: float
+
+    def __post_init__(self) -> None:
+        """Refuse what ``recommend`` never gives: it would be logged as if it had been shown."""
+        if not (isinstance(self.name, str) and self.name):
+            raise ArgumentError(f"expected a slate with a name, got {self.name!r}")
+        places = [slot.position for slot in self.slots]
+        if places != list(range(len(places))) or len(set(self.items)) != len(places):
+            raise ArgumentError("expected the slots of a slate from the top, each with another item")
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -84,12 +96,12 @@ class Slate:
         """The slate that :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: it is none.
+            ArgumentError: it is none.
         """
         try:
             return cls(**{**values, "slots": tuple(Slot(**slot) for slot in values["slots"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"expected a slate as recommend gave it, got something else ({error})") from None
+            raise ArgumentError(f"expected a slate as recommend gave it, got something else ({error})") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .. import _durable
 from ..errors import NotAllowed, StoreError
@@ -87,6 +87,15 @@ class Training:
     """How many of those were forgotten since."""
 
 
+class Added(NamedTuple):
+    """What :meth:`Store.add` did, in rows."""
+
+    interactions: int
+    """Logged now; those of a slate that were logged before are none."""
+    dropped: int
+    """Interactions and impressions beyond the limits."""
+
+
 class Store:
     """The open file. One instance may be used by many threads, and many processes may have the file open."""
 
@@ -104,17 +113,18 @@ class Store:
         Raises:
             StoreError: there is a file already, or it can't be written.
         """
-        if path.exists():
-            raise StoreError(f"a file exists at {path} already; open it, or choose another path")
         try:
-            _durable.sweep(path.parent, f"{path.name}.new.")
-            nursery = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
-            try:
-                _begin(nursery / path.name, key)
-                os.replace(nursery / path.name, path)
-                _durable.sync_directory(path.parent)
-            finally:
-                shutil.rmtree(nursery, ignore_errors=True)
+            with _durable.alone_in(path.parent):
+                if path.exists():
+                    raise StoreError(f"a file exists at {path} already; open it, or choose another path")
+                _durable.sweep(path.parent, f"{path.name}.new.")
+                nursery = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
+                try:
+                    _begin(nursery / path.name, key)
+                    os.replace(nursery / path.name, path)
+                    _durable.sync_directory(path.parent)
+                finally:
+                    shutil.rmtree(nursery, ignore_errors=True)
         except OSError as error:
             raise StoreError(f"can't create the device store {path}: {error.strerror}; choose another path") from None
         return cls.open(path, key)
@@ -178,8 +188,8 @@ class Store:
             else:
                 self._connection.rows("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
-    def add(self, entries: Sequence[Entry], shown: Sequence[Impression], *, most: int, oldest: int | None) -> int:
-        """Append to the log and drop what is beyond its limits; returns how many rows were dropped.
+    def add(self, entries: Sequence[Entry], shown: Sequence[Impression], *, most: int, oldest: int | None) -> Added:
+        """Append to the log, each slate once, and drop what is beyond the limits.
 
         Args:
             entries: what was done.
@@ -188,6 +198,9 @@ class Store:
             oldest: time before which nothing is kept; none keeps all ages.
         """
         with self.transaction():
+            known = {name for name in {one.slate for one in shown} if self._knows(name)}
+            shown = [one for one in shown if one.slate not in known]
+            entries = [one for one in entries if one.slate is None or not self._logged(one)]
             self._connection.many(
                 f"INSERT INTO interactions ({_ENTRY}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(e.at, e.item, e.kind, e.reward, e.propensity, e.first_draw, e.position, e.slate) for e in entries],
@@ -196,7 +209,15 @@ class Store:
                 f"INSERT INTO impressions ({_SHOWN}) VALUES (NULL, ?, ?, ?, ?, ?, ?)",
                 [(one.at, one.item, one.slate, one.position, one.propensity, one.first_draw) for one in shown],
             )
-            return sum(self._limit(table, most, oldest) for table in ("interactions", "impressions"))
+            dropped = sum(self._limit(table, most, oldest) for table in ("interactions", "impressions"))
+            return Added(len(entries), dropped)
+
+    def _knows(self, slate: str) -> bool:
+        return bool(self._connection.rows("SELECT 1 FROM impressions WHERE slate = ? LIMIT 1", (slate,)))
+
+    def _logged(self, entry: Entry) -> bool:
+        found = "SELECT 1 FROM interactions WHERE slate = ? AND item = ? AND kind = ? AND reward = ?"
+        return bool(self._connection.rows(found, (entry.slate, entry.item, entry.kind, entry.reward)))
 
     def _limit(self, table: str, most: int, oldest: int | None) -> int:
         beyond = self._connection.rows(f"SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET ?", (most,))
@@ -358,6 +379,12 @@ class Store:
             rows = self._connection.rows(f"SELECT {_TRAINING} FROM trainings ORDER BY id")
         names = _TRAINING.split(", ")
         return [Training(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def discard(self) -> None:
+        """Close the file and remove it: of a creation that failed later on. A ledger beside it stays."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the file."""

@@ -3,6 +3,8 @@
 import sqlite3
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
 from fedrec.client import _connection, _schema
@@ -19,7 +21,7 @@ def entry(number=0, item=None, at=None):
 
 def shown(number=0, item=None):
     item = item or f"item-{number}"
-    return Impression(item=item, slate="s", position=0, propensity=0.5, first_draw=0.25, at=number)
+    return Impression(item=item, slate=f"s{number}", position=0, propensity=0.5, first_draw=0.25, at=number)
 
 
 def add(store, *entries, impressions=(), most=1000, oldest=None):
@@ -68,7 +70,7 @@ def test_the_newest_are_kept_by_number_and_by_age(store):
         add(store, entry(number), impressions=[shown(number)] * 2, most=6)
     assert [one.item for one in store.entries()] == [f"item-{number}" for number in range(4, 10)]
     assert store.count("impressions") == 6
-    assert add(store, entry(10), most=100, oldest=8) == 4 + 2
+    assert add(store, entry(10), most=100, oldest=8) == (1, 4 + 2)
     assert [one.at for one in store.entries()] == [8, 9, 10]
     assert store.entries(after=store.entries()[1].id)[0].at == 10
 
@@ -92,7 +94,7 @@ def test_what_is_forgotten_is_in_none_of_the_bytes(how, tmp_path):
     for number in range(400):
         hidden = number % 40 == 7
         one = entry(number, item=SECRET if hidden else f"other-{number:04d}", at=number if hidden else 2_000 + number)
-        seen = Impression(item=one.item, slate="s", position=0, propensity=0.5, first_draw=0.5, at=one.at)
+        seen = Impression(item=one.item, slate=str(number), position=0, propensity=0.5, first_draw=0.5, at=one.at)
         add(store, one, impressions=[seen] * 3, most=10_000)
     assert everything(store).count(SECRET.encode()) >= 10
     assert store.forget(**how) == (4 * 400 if not how else 4 * 10)
@@ -144,6 +146,76 @@ def test_a_transaction_inside_another_is_part_of_it(store):
     assert (store.entries(), store.setting("name")) == ([], None)
     add(store, entry(1))
     assert len(store.entries()) == 1
+
+
+def test_a_slate_is_logged_once_however_often_it_is_recorded(store):
+    first = Entry(item="a", kind="click", reward=5.0, at=1, slate="one")
+    again, rated = replace(first, at=2), replace(first, kind="rating", reward=3.0)
+    assert add(store, first, impressions=[shown(1), shown(1, "b")]).interactions == 1
+    assert add(store, again, rated, impressions=[shown(1), shown(1, "b")]).interactions == 1
+    assert add(store, replace(rated, reward=4.0), replace(first, slate="two"), impressions=[shown(2)]).interactions == 2
+    assert [(one.kind, one.reward, one.slate) for one in store.entries()] == [
+        ("click", 5.0, "one"),
+        ("rating", 3.0, "one"),
+        ("rating", 4.0, "one"),
+        ("click", 5.0, "two"),
+    ]
+    assert [one.slate for one in store.impressions()] == ["s1", "s1", "s2"]
+    assert add(store, replace(first, slate=None), replace(first, slate=None)).interactions == 2, "no slate, no repeat"
+
+
+def test_looking_a_slate_up_does_not_read_the_log(store):
+    for table in ("impressions", "interactions"):
+        plan = store._connection.rows(f"EXPLAIN QUERY PLAN SELECT 1 FROM {table} WHERE slate = ?", ("x",))
+        assert f"{table}_of_slate" in str(plan)
+
+
+def create_at_once(path, number):
+    started = threading.Barrier(number)
+    found = []
+
+    def create():
+        started.wait()
+        try:
+            found.append(Store.create(path))
+        except StoreError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=create) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_of_two_who_create_the_same_store_one_does(tmp_path):
+    for turn in range(8):
+        found = create_at_once(tmp_path / f"{turn}.sqlite", 3)
+        made = [one for one in found if isinstance(one, Store)]
+        assert len(made) == 1
+        assert sum("exists at" in str(one) for one in found) == 2
+        add(made[0], entry(turn))
+        made[0].close()
+        again = Store.open(tmp_path / f"{turn}.sqlite")
+        assert len(again.entries()) == 1
+        again.close()
+
+
+def test_a_name_that_is_a_pattern_sweeps_nothing_of_others(tmp_path):
+    (tmp_path / ".d1.sqlite.new.x").mkdir()
+    Store.create(tmp_path / "d[1].sqlite").close()
+    (tmp_path / ".d[1].sqlite.new.x").mkdir()
+    Store.open(tmp_path / "d[1].sqlite").close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d1.sqlite.new.x", "d[1].sqlite"]
+
+
+@pytest.mark.parametrize("wrong", [7, True, ["k"], 1.5])
+def test_a_key_is_text_or_bytes(wrong, tmp_path):
+    pytest.importorskip("apsw")
+    with pytest.raises(StoreError, match="expected a key of text or bytes"):
+        Store.create(tmp_path / "device.sqlite", wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def old_file(path):
