@@ -323,6 +323,8 @@ def _facts(state: Status) -> Iterator[tuple[str, Text]]:
     yield "conditions", Text(_conditions(state.missing))
     marked = f", {state.forgotten} of them on something forgotten since" if state.forgotten else ""
     yield "releases", Text(f"{state.releases}{marked}")
+    if state.unscrubbed:
+        yield "forgetting", Text("unfinished: bytes are left in the file; make room and open it again", style="yellow")
     if state.refusal is not None:
         yield "refused", Text(f"order {state.refusal.order} ({state.refusal.reason}); the server is not told why")
     if state.problem is not None:

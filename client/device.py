@@ -83,6 +83,8 @@ class Status:
     """How often something trained here was made to leave."""
     forgotten: int
     """How many of those were trained on something that was forgotten since."""
+    unscrubbed: bool
+    """Whether bytes of something that was forgotten are still in the file: open it again, with room on the disk."""
     refusal: Refusal | None
     """The last order of a federation that this device refused; none where it refused none."""
     budget: Budget | None
@@ -567,6 +569,7 @@ class Device:
             missing=self.missing(),
             releases=len(trainings),
             forgotten=sum(one.forgotten > 0 for one in trainings),
+            unscrubbed=store.unscrubbed,
             refusal=None if refusal is None else Refusal(**json.loads(refusal)),
             budget=budget,
             problem=problem,

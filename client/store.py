@@ -8,6 +8,8 @@ the store must not take it back in time.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -20,8 +22,10 @@ from typing import Literal, NamedTuple
 
 from .. import _durable
 from ..errors import NotAllowed, StoreError
-from ._connection import Connection, drain
+from ._connection import Connection, NoSpace, drain
 from ._schema import migrate
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["click", "rating", "purchase"]
 Adapted = Literal["served", "personal"]
@@ -133,6 +137,9 @@ class Store:
     def open(cls, path: Path, key: str | bytes | None = None) -> Store:
         """Open a store, bring it to this version, and finish a ``forget`` that was interrupted.
 
+        Where that can't be finished now (no space, another process that reads) the store opens all the same, and the
+        next opening tries again: see :attr:`unscrubbed`.
+
         Raises:
             StoreError: missing, damaged, of another key, of a newer version.
         """
@@ -147,8 +154,8 @@ class Store:
                 what = " ".join(str(found).split())
                 raise StoreError(f"the device store {path} is damaged ({what}); restore a copy: its ledger stays")
             store = cls(path, connection)
-            if store.setting(_SCRUB) is not None:
-                store.scrub()
+            if store.unscrubbed:
+                store._try_scrub()
         except BaseException:
             connection.close()
             raise
@@ -257,7 +264,8 @@ class Store:
             How many interactions and impressions were removed.
 
         Raises:
-            StoreError: another process reads the file all the time: the rows are gone, their bytes are not yet.
+            StoreError: the rows are gone, their bytes are not yet: another process reads the file all the time, or no
+                space is left to write it anew. Opening the store again finishes it.
         """
         where, values = _where(before, item)
         with self.transaction():
@@ -294,16 +302,36 @@ class Store:
         """Write the file anew without what was deleted, and cut the write-ahead log to nothing.
 
         ``secure_delete`` overwrites what is deleted, but pages that were divided or merged may keep copies in the gaps
-        between their rows: a rewritten file has no such gaps.
+        between their rows: a rewritten file has no such gaps. It takes free space of the size of the file.
         """
         with self._lock:
-            self._connection.rows("VACUUM")
-            if not drain(self._connection):
+            try:
+                drain(self._connection)  # the log may hold the room that the new file needs
+                self._connection.rows("VACUUM")
+                drained = drain(self._connection)
+            except NoSpace:
+                size = math.ceil(self.path.stat().st_size / 2**20)
+                raise StoreError(
+                    f"the rows are deleted, but no space is left to write {self.path} anew without their bytes; make "
+                    f"{size} MB of room and open the store again: that finishes it"
+                ) from None
+            if not drained:
                 raise StoreError(
                     f"the rows are deleted, but another process keeps the old bytes of {self.path} open; "
                     "close it there and open the store again: that finishes it"
                 )
             self.put(_SCRUB, None)
+
+    @property
+    def unscrubbed(self) -> bool:
+        """Whether bytes of something that was forgotten are still in the file."""
+        return self.setting(_SCRUB) is not None
+
+    def _try_scrub(self) -> None:
+        try:
+            self.scrub()
+        except StoreError as error:
+            logger.warning("%s", error)
 
     def adopt(self, version: int, manifest: str, tensors: bytes, items: Iterable[str]) -> None:
         """Make a package the current one and keep the one before it; what was adapted from that goes."""

@@ -1,5 +1,8 @@
 """The store: limits, migration, encryption, damage, and bytes that are gone when they were forgotten."""
 
+import contextlib
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -356,6 +359,85 @@ def test_recording_needs_neither_torch_nor_numpy():
     code = "import sys, fedrec; fedrec.Device; print(sorted({'torch', 'numpy', 'flwr', 'opacus'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Full:
+    """A connection on a disk that has no room for a second copy of the file."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+    def execute(self, sql, *values):
+        if sql == "VACUUM":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._raw.execute(sql, *values)
+
+    def __getattr__(self, name):
+        return getattr(self._raw, name)
+
+
+def test_forgetting_without_room_says_what_is_left_and_the_next_opening_finishes_it(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "device.sqlite"
+    store = Store.create(path)
+    add(store, entry(item=SECRET), entry(1))
+    store._connection._raw = Full(store._connection._raw)
+    with pytest.raises(StoreError, match=r"the rows are deleted, but no space .* make 1 MB of room and open") as caught:
+        store.forget(item=SECRET)
+    assert "\n" not in str(caught.value)
+    assert (store.count("interactions"), store.unscrubbed) == (1, True)
+    store.close()
+    plain = _connection._plain
+    monkeypatch.setattr(_connection, "_plain", lambda path: (Full(plain(path)[0]), plain(path)[1]))
+    with caplog.at_level("WARNING", logger="fedrec.client.store"):
+        still = Store.open(path)
+    assert "no space is left to write" in caplog.text
+    assert still.unscrubbed
+    assert [one.item for one in still.entries()] == ["item-1"], "it can be used meanwhile"
+    still.close()
+    monkeypatch.undo()
+    finished = Store.open(path)
+    assert not finished.unscrubbed
+    finished.close()
+    assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_up(path):
+    junk = os.open(path, os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(junk, b"x" * 4096)
+    os.close(junk)
+
+
+def test_a_disk_that_is_really_full(small_disk, key):
+    store = Store.create(small_disk / "device.sqlite", key)
+    for number in range(300):
+        rows = [replace(shown(number, "x" * 100), position=place) for place in range(10)]
+        add(store, entry(number, item=SECRET if number % 7 == 0 else None), impressions=rows, most=10_000)
+    fill_up(small_disk / "junk")
+    with pytest.raises(StoreError, match="no space is left to write"):
+        store.forget(item=SECRET)
+    store.close()
+    again = Store.open(small_disk / "device.sqlite", key)
+    assert (again.unscrubbed, again.count("interactions")) == (True, 257)
+    again.close()
+    (small_disk / "junk").unlink()
+    done = Store.open(small_disk / "device.sqlite", key)
+    assert not done.unscrubbed
+    assert SECRET.encode() not in everything(done)
+    done.close()
 
 
 def test_a_full_disk_is_told_and_changes_nothing(store):
