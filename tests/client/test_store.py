@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -333,6 +334,24 @@ def test_an_encrypted_store_shows_nothing_in_any_file(tmp_path):
     assert b"interactions" not in found
     assert b"SQLite format" not in found
     store.close()
+
+
+def test_any_flipped_bit_of_an_encrypted_store_is_refused(tmp_path):
+    pytest.importorskip("apsw")
+    path = tmp_path / "device.sqlite"
+    store = Store.create(path, KEY)
+    for number in range(40):
+        add(store, entry(number), impressions=[shown(number)])
+    store.close()
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for place in [*range(0, 100, 9), *(generator.randrange(len(content)) for _ in range(30))]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        assert "can't be" in refused(path, KEY) or "damaged" in refused(path, KEY), place
+    path.write_bytes(content)
+    Store.open(path, KEY).close()
 
 
 def test_without_the_extra_a_key_gets_a_sentence(tmp_path, monkeypatch):
