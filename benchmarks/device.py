@@ -70,10 +70,10 @@ def times() -> None:
         device.adapt()
         slate = device.recommend(k=10)
         clicked = [slate.items[0]]
-        shown_again = (replace(slate, name=f"slate-{number}") for number in itertools.count())
+        slates = (replace(slate, name=f"slate-{number}") for number in itertools.count())
         table.add_row(f"recommend, all {ITEMS:,}", *shown(timed(lambda: device.recommend(k=10))))
         table.add_row(f"recommend, {ITEMS:,} candidates by id", *shown(timed(lambda: device.recommend(ids, k=10))))
-        table.add_row("record a click and ten impressions", *shown(timed(lambda: device.record(next(shown_again), clicked))))
+        table.add_row("record a click and ten impressions", *shown(timed(lambda: device.record(next(slates), clicked))))
         table.add_row("fsync of 4 KB, for comparison", *shown(fsyncs(Path(folder))))
         table.add_row(f"adapt on {LOGGED} and more", *shown(timed(device.adapt, 10)))
         table.add_row("explain", *shown(timed(lambda: device.explain(ids[-1]), 20)))
