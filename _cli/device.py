@@ -367,7 +367,7 @@ def _read_slate(path: Path) -> Slate:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         values = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected a slate in {path}, got none ({error}); recommend --out writes one") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected a slate in {path}, got something else; recommend --out writes one")

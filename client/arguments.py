@@ -39,7 +39,18 @@ def item_id(name: str, item: object) -> str:
     """
     if not isinstance(item, str):
         raise ArgumentError(f"expected {name} by the catalogue's own ids, which are text, got {item!r}")
-    return item
+    return text(name, item)
+
+
+def text(name: str, value: object) -> str:
+    """Text that a file can hold.
+
+    Raises:
+        ArgumentError: no text, or halves of characters, which UTF-8 does not know.
+    """
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ArgumentError(f"expected {name} as text that UTF-8 can hold, got {value!r}")
+    return value
 
 
 def ratings(rating: object, low: float, high: float) -> dict[str, float]:

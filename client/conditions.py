@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from .._validate import positive, true_or_false
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StoreError
 
 NAMES = ("charging", "unmetered", "idle")
 _LOCAL = ("charging", "idle")
@@ -71,13 +71,17 @@ class Requirements:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | None) -> Requirements:
-        """What :meth:`to_json` wrote; none gives the defaults, which require nothing."""
-        if text is None:
-            return cls()
-        values = json.loads(text)
-        hours = values.pop("hours")
-        return cls(**values, hours=None if hours is None else (hours[0], hours[1]))
+    def from_values(cls, values: Mapping[str, Any]) -> Requirements:
+        """What :meth:`to_json` wrote, read; none at all gives the defaults, which require nothing.
+
+        Raises:
+            StoreError: they are something else by now.
+        """
+        hours = values.get("hours")
+        try:
+            return cls(**{**values, "hours": tuple(hours) if isinstance(hours, list) else hours})
+        except (TypeError, ArgumentError) as error:
+            raise StoreError(f"the conditions in the device's store are damaged ({error}); set them again") from None
 
 
 def _hours(value: object) -> bool:

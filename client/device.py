@@ -305,7 +305,7 @@ class Device:
         return self._add(entries, shown, now)
 
     def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int) -> int:
-        limits = json.loads(self.store.setting("limits") or "{}")
+        limits = self.store.values("limits")
         days = limits.get("days")
         oldest = None if days is None else now - int(days * 86400)
         added = self.store.add(entries, shown, most=limits.get("interactions", MOST), oldest=oldest)
@@ -364,7 +364,7 @@ class Device:
                 return self._seat
             with self.store.transaction():
                 package = self._package()
-                profile = json.loads(self.store.setting("profile") or "{}")
+                profile = self.store.values("profile")
                 known = {name: value for name, value in profile.items() if name in package.user_features}
                 seat = Seat(package, self.store.entries(), known)
                 seat.serve(self.store.parameters("served"), self.store.parameters("personal"))
@@ -393,10 +393,10 @@ class Device:
         return int(self._clock())
 
     def _reward_range(self) -> tuple[float, float]:
-        about = self.store.setting("about")
-        if about is None:
+        about = self.store.values("about")
+        if "reward_range" not in about:
             raise PolicyError("expected a package before anything is recorded, got none; adopt one")
-        low, high = json.loads(about)["reward_range"]
+        low, high = about["reward_range"]
         return float(low), float(high)
 
     def check(self, *, sends: bool) -> Callable[[], None]:
@@ -462,8 +462,8 @@ class Device:
         with store.transaction():  # one moment of everything
             return {
                 "format": EXPORT,
-                "consent": json.loads(store.setting("consent") or "null"),
-                "profile": json.loads(store.setting("profile") or "{}"),
+                "consent": store.values("consent") or None,
+                "profile": store.values("profile"),
                 "interactions": [asdict(entry) for entry in store.entries()],
                 "impressions": [asdict(shown) for shown in store.impressions()],
                 "trainings": [asdict(training) for training in store.trainings()],
@@ -489,7 +489,7 @@ class Device:
     @property
     def consented(self) -> bool:
         """Whether consent was given and not withdrawn."""
-        return bool(json.loads(self.store.setting("consent") or "{}").get("given", False))
+        return self.store.values("consent").get("given") is True
 
     def profile(self, features: Mapping[str, float]) -> None:
         """Set the device's features, by name, in place of the old ones.
@@ -543,16 +543,16 @@ class Device:
 
     def missing(self, *, sends: bool = True) -> tuple[str, ...]:
         """Conditions that are not met now for taking part or, without ``sends``, for a local adaptation."""
-        wanted = Requirements.from_json(self.store.setting("requirements"))
-        report = json.loads(self.store.setting("report") or "{}")
+        wanted = Requirements.from_values(self.store.values("requirements"))
+        report = self.store.values("report")
         return wanted.missing(report, self._clock(), sends=sends)
 
     def status(self) -> Status:
         """Counts, versions, consent, conditions and budget."""
         store = self.store
-        about = json.loads(store.setting("about") or "{}")
+        about = store.values("about")
         trainings = [one for one in store.trainings() if one.kind == "released"]
-        refusal, budget, problem = store.setting("refusal"), None, None
+        refusal, budget, problem = store.values("refusal"), None, None
         try:
             budget = self.account.budget()
         except LedgerError as error:
@@ -570,7 +570,7 @@ class Device:
             releases=len(trainings),
             forgotten=sum(one.forgotten > 0 for one in trainings),
             unscrubbed=store.unscrubbed,
-            refusal=None if refusal is None else Refusal(**json.loads(refusal)),
+            refusal=Refusal(**refusal) if refusal.keys() == Refusal.__dataclass_fields__.keys() else None,
             budget=budget,
             problem=problem,
         )

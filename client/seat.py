@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from .slate import Reasons, Slot
 if TYPE_CHECKING:
     from .package import PolicyPackage
     from .store import Entry
+
+logger = logging.getLogger(__name__)
 
 REASONS = 3
 """Logged items and features that are named in an explanation."""
@@ -114,7 +118,7 @@ class Seat:
                 self._log.append((row, entry.reward, entry.first_draw or 0.0))
 
     def serve(self, served: bytes | None, personal: bytes | None) -> None:
-        """Take adapted parameters; those of another policy are passed over."""
+        """Take adapted parameters; those of another policy, and damaged ones, are passed over."""
         self.personal = {**self.personal, **self._fitting(personal)}
         self._served = self._fitting(served)
 
@@ -125,8 +129,11 @@ class Seat:
 
     def _fitting(self, tensors: bytes | None) -> Named:
         specs = self.package.policy.specs
-        found = {} if tensors is None else load(tensors)
-        return {name: value for name, value in found.items() if name in specs and value.shape == specs[name].shape}
+        return {
+            name: value
+            for name, value in unpacked(tensors).items()
+            if name in specs and value.shape == specs[name].shape and bool(torch.isfinite(value).all())
+        }
 
     def user(self, features: Mapping[str, float]) -> Tensor:
         """The device's features, float32 ``[user_features]``; 0 where not given.
@@ -253,6 +260,15 @@ def packed(named: Named) -> bytes:
     return tensors
 
 
+def unpacked(tensors: bytes | None) -> Named:
+    """What :func:`packed` wrote; nothing where that was damaged: it is adapted again."""
+    try:
+        return {} if tensors is None else load(tensors)
+    except SafetensorError as error:
+        logger.warning("adapted parameters are damaged and passed over (%s); adapt again", error)
+        return {}
+
+
 def readable(tensors: bytes | None) -> dict[str, list[float]]:
     """Adapted parameters as lists of numbers."""
-    return {} if tensors is None else {name: value.flatten().tolist() for name, value in load(tensors).items()}
+    return {name: value.flatten().tolist() for name, value in unpacked(tensors).items()}

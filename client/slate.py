@@ -8,6 +8,7 @@ from typing import Any
 
 from .._validate import at_least, is_number, probability
 from ..errors import ArgumentError
+from .arguments import text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class Slot:
 
     def __post_init__(self) -> None:
         """Refuse propensities outside of (0, 1]: they would weigh what is learned."""
-        if not (isinstance(self.item, str) and isinstance(self.title, str)):
-            raise ArgumentError(f"expected item and title as text, got {self.item!r} and {self.title!r}")
+        text("the item of a slot", self.item)
+        text("the title of a slot", self.title)
         at_least("position", self.position, 0)
         probability("propensity", self.propensity)
         if not (is_number(self.first_draw) and 0 <= self.first_draw <= 1):
@@ -62,8 +63,11 @@ class Slate:
 
     def __post_init__(self) -> None:
         """Refuse what ``recommend`` never gives: it would be logged as if it had been shown."""
-        if not (isinstance(self.name, str) and self.name):
-            raise ArgumentError(f"expected a slate with a name, got {self.name!r}")
+        if not text("the name of a slate", self.name):
+            raise ArgumentError("expected a slate with a name, got an empty one")
+        at_least("the version of a slate", self.version, 1)
+        if not is_number(self.at):
+            raise ArgumentError(f"expected a slate's time in seconds since 1970, got {self.at!r}")
         places = [slot.position for slot in self.slots]
         if places != list(range(len(places))) or len(set(self.items)) != len(places):
             raise ArgumentError("expected the slots of a slate from the top, each with another item")

@@ -8,6 +8,8 @@ the store must not take it back in time.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 import os
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .. import _durable
 from ..errors import NotAllowed, StoreError
@@ -186,6 +188,19 @@ class Store:
         with self._lock:
             rows = self._connection.rows("SELECT value FROM settings WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else None
+
+    def values(self, name: str) -> dict[str, Any]:
+        """A setting that holds JSON; empty where it was never set.
+
+        Raises:
+            StoreError: it holds something else by now.
+        """
+        found = None
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(self.setting(name) or "{}")
+        if not isinstance(found, dict):
+            raise StoreError(f"the setting {name!r} of the device store {self.path} is damaged; restore a copy")
+        return found
 
     def put(self, name: str, value: str | None) -> None:
         """Set or remove a setting. Within :meth:`transaction` it is part of it."""

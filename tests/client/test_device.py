@@ -1,5 +1,6 @@
 """The device an app holds: what it shows, logs, learns and drops."""
 
+import contextlib
 import json
 import threading
 from dataclasses import replace
@@ -194,8 +195,13 @@ def slot_of(device, **changes):
         (lambda d: Requirements(charging="no"), "expected charging as True or False"),
         (lambda d: Requirements(hours=5), "expected hours as two whole numbers"),
         (lambda d: d.adopt("policy.bundle"), r"load_bundle\(path, keys\).package is one"),
-        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "name": 3}), "expected a slate with a name"),
-        (lambda d: slot_of(d, item=3), "expected item and title as text, got 3"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "name": 3}), "expected the name of a slate as text"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "name": ""}), "expected a slate with a name"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "at": "now"}), "expected a slate's time in seconds"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "version": None}), "expected the version of a slate"),
+        (lambda d: d.record(clicked=["\ud800"]), "expected clicked as text that UTF-8 can hold"),
+        (lambda d: d.forget(item="\ud800"), "expected item as text that UTF-8 can hold"),
+        (lambda d: slot_of(d, item=3), "expected the item of a slot as text that UTF-8 can hold, got 3"),
         (lambda d: slot_of(d, position=10**30), "expected the slots of a slate from the top"),
         (lambda d: slot_of(d, propensity="0.5"), "expected 0 < propensity <= 1, got '0.5'"),
         (lambda d: slot_of(d, first_draw=None), "expected 0 <= first_draw <= 1, got None"),
@@ -280,7 +286,8 @@ def test_hours_and_age_of_reports(hours, hour, met):
     assert wanted.missing({"charging": True, "at": now - 59}, now, sends=True) == ()
     assert wanted.missing({"charging": True, "at": now - 61}, now, sends=True) == ("charging",)
     assert wanted.missing({"charging": True, "at": now + 1}, now, sends=True) == ("charging",), "a clock went back"
-    assert Requirements.from_json(replace(wanted, hours=hours).to_json()) == replace(wanted, hours=hours)
+    assert Requirements.from_values(json.loads(replace(wanted, hours=hours).to_json())) == replace(wanted, hours=hours)
+    assert Requirements.from_values({}) == Requirements()
 
 
 def test_what_was_adapted_from_a_package_that_no_longer_serves_is_thrown_away(device, world, phi):
@@ -406,3 +413,44 @@ def test_the_newest_are_kept(device):
     for item in ids(device)[:6]:
         device.record(clicked=[item])
     assert [entry.item for entry in device.store.entries()] == ids(device)[3:6]
+
+
+@pytest.mark.parametrize("text", ["{broken", "[]", "[" * 100_000, '{"hours": 5}', '{"charging": "no"}', '{"other": 1}'])
+@pytest.mark.parametrize("name", ["limits", "profile", "consent", "about", "requirements", "report", "refusal"])
+def test_a_damaged_setting_is_told_and_is_no_consent(name, text, device, world):
+    one.fill(device, world, 0)
+    device.store.put(name, text)
+    device.renew()
+    calls = (device.status, device.adapt, device.recommend, device.export, lambda: device.record(clicked=["3"]))
+    for call in calls:
+        with contextlib.suppress(StoreError, NotAllowed, PolicyError):
+            call()
+    assert not device.store.trainings()
+
+
+def test_damaged_weights_are_passed_over_and_adapted_again(device, world, caplog):
+    one.fill(device, world, 0)
+    plain = device.explain("3").score
+    device.consent(True)
+    device.adapt()
+    adapted = device.explain("3").score
+    good = device.store.parameters("served")
+    wrong = good[:-4] + b"\x00\x00\xc0\x7f"  # one NaN
+    for damaged in (b"\x00\xff", b"", good[:-1], wrong):
+        device.store._connection.rows("UPDATE parameters SET tensors = ?", (damaged,))
+        device.renew()
+        assert device.explain("3").score == plain
+        json.dumps(device.export())
+    assert "damaged and passed over" in caplog.text
+    device.adapt()
+    assert device.explain("3").score == adapted
+
+
+@pytest.mark.parametrize("column", ["tensors", "manifest"])
+def test_a_damaged_package_is_told(column, device):
+    device.store._connection.rows(f"UPDATE packages SET {column} = ?", (b"\x00\xff" if column == "tensors" else "[",))
+    with (
+        Device.open(device.store.path) as again,
+        pytest.raises(PolicyError, match=r"expected a policy package, got something else .* adopt one again"),
+    ):
+        again.recommend()

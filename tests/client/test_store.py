@@ -459,6 +459,13 @@ def test_a_disk_that_is_really_full(small_disk, key):
     done.close()
 
 
+@pytest.mark.parametrize("error", ["attempt to write a readonly database", "unable to open database file"])
+def test_a_store_that_may_not_be_written_is_not_called_damaged(error, tmp_path):
+    path = tmp_path / "device.sqlite"
+    told = _connection._sentence(path, False, error)
+    assert told == f"the device store {path} can't be written; allow writing to the file and to its folder"
+
+
 def test_a_full_disk_is_told_and_changes_nothing(store):
     ((pages,),) = store._connection.rows("PRAGMA page_count")
     store._connection.rows(f"PRAGMA max_page_count = {pages}")
