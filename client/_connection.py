@@ -131,6 +131,8 @@ def _sentence(path: Path, keyed: bool, error: str) -> str:
         return f"the device store {path} is in use by another process for more than {BUSY_SECONDS:g} s; try again"
     if _FULL in error:
         return f"no space is left for the device store {path}: nothing was changed; make room and try again"
+    if "closed" in error:
+        return f"the device store {path} was closed; open it again"
     if "readonly" in error.lower() or "unable to open" in error:
         return f"the device store {path} can't be written; allow writing to the file and to its folder"
     plain = _begins_plain(path)

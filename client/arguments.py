@@ -5,8 +5,9 @@ A value of another type must not pass as one that is meant: the letters of a tex
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -21,12 +22,11 @@ def item_ids(name: str, items: object) -> list[str]:
     """Several ids.
 
     Raises:
-        ArgumentError: one id (each of its characters would count as an item), or anything else that is no collection
-            of texts.
+        ArgumentError: one id (each of its characters would count as an item), or anything else than several texts.
     """
     if isinstance(items, str):
         raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}; write [{items!r}]")
-    if not isinstance(items, Collection):
+    if not isinstance(items, Iterable):
         raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}")
     return [item_id(name, item) for item in items]
 
@@ -93,7 +93,10 @@ def seconds(before: object) -> int:
     Raises:
         ArgumentError: no time that SQLite can hold.
     """
-    value: Any = before.timestamp() if isinstance(before, datetime) else before
+    value: Any = before
+    if isinstance(before, datetime):
+        with contextlib.suppress(ValueError, OverflowError):  # years at the ends of the calendar
+            value = before.timestamp()
     if not (is_number(value) and -LATEST < value < LATEST):  # NaN too
         raise ArgumentError(f"expected before as a time, aware or local, or seconds since 1970, got {before!r}")
     return math.ceil(value)

@@ -1,6 +1,7 @@
 """The device an app holds: what it shows, logs, learns and drops."""
 
 import contextlib
+import datetime
 import json
 import threading
 from dataclasses import replace
@@ -186,6 +187,7 @@ def slot_of(device, **changes):
         (lambda d: d.profile([1.0]), "by name, got"),
         (lambda d: d.explain(["1"]), "expected item by the catalogue's own ids"),
         (lambda d: d.forget(before="2024-01-01"), "expected before as a time, aware or local"),
+        (lambda d: d.forget(before=datetime.datetime.min), "expected before as a time, aware or local"),
         (lambda d: d.forget(before=True), "expected before as a time, aware or local"),
         (lambda d: d.forget(item=1), "ids, which are text, got 1"),
         (lambda d: d.forget(everything="yes"), "expected everything as True or False, got 'yes'"),
@@ -278,8 +280,6 @@ def test_a_local_adaptation_stops_between_steps_and_the_old_policy_serves_on(dev
     ("hours", "hour", "met"), [((9, 17), 9, True), ((9, 17), 17, False), ((22, 6), 3, True), ((22, 6), 12, False)]
 )
 def test_hours_and_age_of_reports(hours, hour, met):
-    import datetime
-
     now = datetime.datetime(2026, 5, 4, hour, 30).timestamp()
     assert Requirements(hours=hours).missing({}, now, sends=True) == (() if met else ("hours",))
     wanted = Requirements(charging=True, fresh=60)
@@ -383,6 +383,20 @@ def test_two_who_have_the_file_open_see_what_the_other_did(device):
     device.forget(item=item)
     assert item in other.recommend(k=100).items
     other.close()
+
+
+def test_a_closed_device_says_so(device):
+    device.close()
+    for call in (device.status, device.recommend, lambda: device.record(clicked=["1"])):
+        with pytest.raises(StoreError, match="was closed; open it again"):
+            call()
+    device.close()
+
+
+def test_items_may_come_from_anything_that_gives_them(device):
+    every = ids(device)
+    assert set(device.recommend((item for item in every[:3]), k=9, blocked=iter(every[:1])).items) == set(every[1:3])
+    assert device.record(clicked=(item for item in every[:2])) == 2
 
 
 def test_threads_share_a_device(device, world):
