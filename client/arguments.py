@@ -28,7 +28,11 @@ def item_ids(name: str, items: object) -> list[str]:
         raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}; write [{items!r}]")
     if not isinstance(items, Iterable):
         raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}")
-    return [item_id(name, item) for item in items]
+    found = list(items)
+    with contextlib.suppress(TypeError):  # not all are texts: the loop says which
+        if "".join(found).isascii():  # ten thousand ids at once
+            return found
+    return [item_id(name, item) for item in found]
 
 
 def item_id(name: str, item: object) -> str:
@@ -48,7 +52,7 @@ def text(name: str, value: object) -> str:
     Raises:
         ArgumentError: no text, or halves of characters, which UTF-8 does not know.
     """
-    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not isinstance(value, str) or not _encodable(value):
         raise ArgumentError(f"expected {name} as text that UTF-8 can hold, got {value!r}")
     return value
 
@@ -100,3 +104,11 @@ def seconds(before: object) -> int:
     if not (is_number(value) and -LATEST < value < LATEST):  # NaN too
         raise ArgumentError(f"expected before as a time, aware or local, or seconds since 1970, got {before!r}")
     return math.ceil(value)
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
