@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -48,7 +50,7 @@ def replace_directory(target: Path, files: Mapping[str, bytes]) -> None:
 
 def sweep(parent: Path, prefix: str) -> None:
     """Remove drafts that a killed process left in ``parent``."""
-    for draft in parent.glob(f".{prefix}*"):
+    for draft in parent.glob(f".{glob.escape(prefix)}*"):
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:
@@ -59,6 +61,17 @@ def append_line(path: Path, line: bytes) -> None:
     """Append one line and flush it to the disk."""
     with path.open("ab") as file:
         _flush(file.fileno(), line)
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """While this lasts, no other process is in here for the same directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,6 +7,10 @@ class FedrecError(Exception):
     """Base of every error that a user of fedrec can cause or meet."""
 
 
+class ArgumentError(FedrecError, ValueError):
+    """A call got a value that it can't use: of another type, out of its range, or an item that is not there."""
+
+
 class ConfigError(FedrecError):
     """A configuration is wrong: unknown key, wrong type, value out of range."""
 

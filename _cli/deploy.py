@@ -46,6 +46,9 @@ def init(
     """Write the app folder of a federation, once its bundle and its plan hold; say what it will cost."""
     from ..server.deployment import Deployment, budget_of
 
+    for place in (folder, run_dir):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"expected a folder at {place}, or nothing yet, got a file; choose another path")
     deployment = Deployment(
         bundle=bundle.resolve(),
         key=key.resolve(),

@@ -323,6 +323,10 @@ def _facts(state: Status) -> Iterator[tuple[str, Text]]:
     yield "conditions", Text(_conditions(state.missing))
     marked = f", {state.forgotten} of them on something forgotten since" if state.forgotten else ""
     yield "releases", Text(f"{state.releases}{marked}")
+    if state.unscrubbed:
+        yield "forgetting", Text("unfinished: bytes are left in the file; make room and open it again", style="yellow")
+    if state.refusal is not None:
+        yield "refused", Text(f"order {state.refusal.order} ({state.refusal.reason}); the server is not told why")
     if state.problem is not None:
         yield "ledger", Text(state.problem, style="bold red")
     elif state.budget is None:
@@ -363,7 +367,7 @@ def _read_slate(path: Path) -> Slate:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         values = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected a slate in {path}, got none ({error}); recommend --out writes one") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected a slate in {path}, got something else; recommend --out writes one")

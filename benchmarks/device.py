@@ -2,6 +2,7 @@
 
     python benchmarks/device.py                 # times, on ten thousand items
     python benchmarks/device.py --memory 256    # the default policy (ml-100k) under a limit of 256 MB
+    python benchmarks/device.py --memory 320 --unit interaction
 
 The limit is a memory cgroup where one may be made (pages of files that other processes have read before count as
 theirs), and RLIMIT_DATA elsewhere, which counts private memory only. ``ulimit -v`` says little here: torch maps more
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,12 +40,13 @@ _IMPORT = (
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", type=int, help="limit in MB")
+    parser.add_argument("--unit", default="user", help="privacy unit of the federation")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.inside:
         print(json.dumps(adapt_all(Path(chosen.inside))))
     elif chosen.memory:
-        under_limit(chosen.memory)
+        under_limit(chosen.memory, chosen.unit)
     else:
         times()
 
@@ -66,9 +70,10 @@ def times() -> None:
         device.adapt()
         slate = device.recommend(k=10)
         clicked = [slate.items[0]]
+        slates = (replace(slate, name=f"slate-{number}") for number in itertools.count())
         table.add_row(f"recommend, all {ITEMS:,}", *shown(timed(lambda: device.recommend(k=10))))
         table.add_row(f"recommend, {ITEMS:,} candidates by id", *shown(timed(lambda: device.recommend(ids, k=10))))
-        table.add_row("record a click and ten impressions", *shown(timed(lambda: device.record(slate, clicked))))
+        table.add_row("record a click and ten impressions", *shown(timed(lambda: device.record(next(slates), clicked))))
         table.add_row("fsync of 4 KB, for comparison", *shown(fsyncs(Path(folder))))
         table.add_row(f"adapt on {LOGGED} and more", *shown(timed(device.adapt, 10)))
         table.add_row("explain", *shown(timed(lambda: device.explain(ids[-1]), 20)))
@@ -103,14 +108,14 @@ def fsyncs(folder: Path) -> list[tuple[float, float]]:
 
 
 @contextlib.contextmanager
-def made(path: Path, items: int | None) -> Iterator:
+def made(path: Path, items: int | None, unit: str = "user") -> Iterator:
     """A device of the default policy: over a synthetic catalogue of so many items, or over ml-100k."""
     from fedrec.client.device import Device
     from fedrec.config import Config
     from fedrec.simulation.packages import package_for
     from fedrec.simulation.world import World
 
-    config = Config()
+    config = Config().updated(privacy__unit=unit)
     if items is not None:
         config = config.updated(data__name="synthetic", data__items=items, data__devices=50)
     world = World.build(config)
@@ -118,11 +123,11 @@ def made(path: Path, items: int | None) -> Iterator:
         yield device
 
 
-def under_limit(megabytes: int) -> None:
+def under_limit(megabytes: int, unit: str) -> None:
     """Adapt the default policy in a process that may not take more."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "device.sqlite"
-        with made(path, None) as device:
+        with made(path, None, unit) as device:
             device.consent(True)
             for item in device.package.catalogue.item_ids[:100]:
                 device.record(rating={str(item): 4.0})
@@ -182,7 +187,7 @@ def adapt_all(path: Path) -> list[dict[str, object]]:
         package = device.package
         order = TrainOrder(round=2, phi=package.phi, schema=package.schema, devices=None, run="benchmark")
         reply = DeviceParticipant(device).train(order)
-        stage(f"take part (unit user): {reply.status}")
+        stage(f"take part (unit {package.config.privacy.unit}): {reply.status}")
     return stages
 
 

@@ -17,6 +17,8 @@ from ..errors import FedrecError, StoreError
 
 BUSY_SECONDS = 10.0
 """How long a call waits for another process that writes to the same file."""
+_FULL = "disk is full"
+"""What SQLite says, whichever library calls it."""
 _PLAIN = b"SQLite format 3\x00"
 _SETTINGS = (
     "PRAGMA journal_mode = WAL",
@@ -24,6 +26,10 @@ _SETTINGS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA temp_store = MEMORY",  # nothing of the log in temporary files
 )
+
+
+class NoSpace(StoreError):
+    """The disk is full, or a quota is reached."""
 
 
 class Connection:
@@ -88,7 +94,8 @@ class Connection:
         except FedrecError:
             raise
         except self._errors as error:
-            raise StoreError(_sentence(self._path, self._keyed, str(error))) from None
+            kind = NoSpace if _FULL in str(error) else StoreError
+            raise kind(_sentence(self._path, self._keyed, str(error))) from None
 
 
 def _plain(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
@@ -107,7 +114,9 @@ def _encrypted(path: Path, key: str | bytes) -> tuple[Any, tuple[type[Exception]
         raise StoreError(
             "expected apsw-sqlite3mc, got an apsw without ciphers; install fedrec[encryption] in its place"
         )
-    secret = key.encode() if isinstance(key, str) else bytes(key)
+    if not isinstance(key, str | bytes):
+        raise StoreError(f"expected a key of text or bytes, got {type(key).__name__}")
+    secret = key.encode() if isinstance(key, str) else key
     if not secret:
         raise StoreError("expected a key of one byte or more, got an empty one; leave it out for a plain store")
     raw = apsw.Connection(str(path))
@@ -120,8 +129,12 @@ def _sentence(path: Path, keyed: bool, error: str) -> str:
     """What is wrong with the file, as well as it can be told."""
     if "locked" in error.lower() or "busy" in error.lower():
         return f"the device store {path} is in use by another process for more than {BUSY_SECONDS:g} s; try again"
-    if "disk is full" in error:
+    if _FULL in error:
         return f"no space is left for the device store {path}: nothing was changed; make room and try again"
+    if "closed" in error:
+        return f"the device store {path} was closed; open it again"
+    if "readonly" in error.lower() or "unable to open" in error:
+        return f"the device store {path} can't be written; allow writing to the file and to its folder"
     plain = _begins_plain(path)
     if keyed and plain:
         return f"expected an encrypted device store in {path}, got a plain one; open it without a key"

@@ -30,6 +30,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "name TEXT NOT NULL, version INTEGER NOT NULL, last INTEGER NOT NULL, used INTEGER NOT NULL, "
         "forgotten INTEGER NOT NULL DEFAULT 0)",
     ),
+    (
+        # a slate is logged once, however often it is recorded
+        "CREATE INDEX impressions_of_slate ON impressions (slate)",
+        "CREATE INDEX interactions_of_slate ON interactions (slate) WHERE slate IS NOT NULL",
+    ),
 )
 VERSION = len(STEPS)
 

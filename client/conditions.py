@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from .._validate import positive
+from .._validate import positive, true_or_false
+from ..errors import ArgumentError, StoreError
 
 NAMES = ("charging", "unmetered", "idle")
 _LOCAL = ("charging", "idle")
@@ -38,12 +39,12 @@ class Requirements:
     fresh: float = 900.0
 
     def __post_init__(self) -> None:
-        """Check the hours and the age of reports."""
+        """Check the conditions, the hours and the age of reports."""
+        for name in NAMES:
+            true_or_false(name, getattr(self, name))
         positive("fresh", self.fresh)
-        if self.hours is not None and not (
-            len(self.hours) == 2 and all(isinstance(hour, int) and 0 <= hour <= 24 for hour in self.hours)
-        ):
-            raise ValueError(f"expected hours as two whole numbers in [0, 24], got {self.hours!r}; such as (22, 6)")
+        if not (self.hours is None or _hours(self.hours)):
+            raise ArgumentError(f"expected hours as two whole numbers in [0, 24], got {self.hours!r}; such as (22, 6)")
 
     def missing(self, report: Mapping[str, Any], now: float, *, sends: bool) -> tuple[str, ...]:
         """Names of the requirements that are not met, in a fixed order.
@@ -70,10 +71,18 @@ class Requirements:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | None) -> Requirements:
-        """What :meth:`to_json` wrote; none gives the defaults, which require nothing."""
-        if text is None:
-            return cls()
-        values = json.loads(text)
-        hours = values.pop("hours")
-        return cls(**values, hours=None if hours is None else (hours[0], hours[1]))
+    def from_values(cls, values: Mapping[str, Any]) -> Requirements:
+        """What :meth:`to_json` wrote, read; none at all gives the defaults, which require nothing.
+
+        Raises:
+            StoreError: they are something else by now.
+        """
+        hours = values.get("hours")
+        try:
+            return cls(**{**values, "hours": tuple(hours) if isinstance(hours, list) else hours})
+        except (TypeError, ArgumentError) as error:
+            raise StoreError(f"the conditions in the device's store are damaged ({error}); set them again") from None
+
+
+def _hours(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(type(hour) is int and 0 <= hour <= 24 for hour in value)

@@ -9,8 +9,9 @@ where they must, and each sees what the others have written. While ``adapt`` com
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import logging
 import os
 import secrets
 import threading
@@ -22,8 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._validate import at_least
-from ..errors import LedgerError, NotAllowed, PolicyError
+from .._validate import at_least, positive, true_or_false
+from ..errors import ArgumentError, LedgerError, NotAllowed, PolicyError, StoreError
+from . import arguments
 from .account import Budget, DeviceAccount
 from .conditions import NAMES, Requirements
 from .slate import Reasons, Slate, Slot
@@ -35,16 +37,28 @@ if TYPE_CHECKING:
     from .package import PolicyPackage
     from .seat import Log, Seat
 
+logger = logging.getLogger(__name__)
+
 EXPORT = 1
 """Version of what ``export`` returns."""
 TEMPERATURE = 0.3
 """Of the draw unless the app says otherwise: close to the best items, never the same list twice."""
 MOST = 10_000
 """Interactions that are kept unless the app says otherwise, and as many impressions."""
-_LATEST = 2.0**62
-"""Seconds, and rows, that SQLite's integers hold."""
 _STALE = 500
 """Rows beyond the limits that may linger in memory before the log is read anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An order that the device did not follow. Why is known here alone: the server learns that it refused."""
+
+    order: str
+    """``run:round``."""
+    reason: str
+    """``consent``, ``conditions``, ``forgotten`` (something was, while it adapted) or ``budget``."""
+    at: int
+    """Seconds since 1970, by the device's clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +83,10 @@ class Status:
     """How often something trained here was made to leave."""
     forgotten: int
     """How many of those were trained on something that was forgotten since."""
+    unscrubbed: bool
+    """Whether bytes of something that was forgotten are still in the file: open it again, with room on the disk."""
+    refusal: Refusal | None
+    """The last order of a federation that this device refused; none where it refused none."""
     budget: Budget | None
     """None where the device itself spends nothing (units ``user`` and ``none``)."""
     problem: str | None
@@ -104,6 +122,8 @@ class Device:
     ) -> Device:
         """Begin a device where there is none. A ledger that lies there already is gone on with: it is for life.
 
+        If the package can't be adopted there is no store afterwards.
+
         Args:
             path: of the store; the ledger lies beside it, its name ending in ``.ledger``.
             package: what to recommend with; :meth:`adopt` takes one later.
@@ -119,7 +139,7 @@ class Device:
             if package is not None:
                 device.adopt(package)
         except BaseException:
-            device.close()
+            device.store.discard()
             raise
         return device
 
@@ -137,12 +157,18 @@ class Device:
     def adopt(self, package: PolicyPackage) -> None:
         """Recommend with ``package`` from now on, and keep the one before it for :meth:`rollback`.
 
-        What was adapted locally from the old one is dropped; the log stays, known by the items' ids.
+        What was adapted locally from the old one is dropped; the log stays, known by the items' ids. Nothing is
+        verified here: a package from outside comes through ``load_bundle(path, keys).package``, which does.
 
         Raises:
             PolicyError: it is no newer than every one before.
             PrivacyError: the device's ledger was begun under another delta or accountant.
+            ArgumentError: it is no package.
         """
+        from .package import PolicyPackage
+
+        if not isinstance(package, PolicyPackage):
+            raise ArgumentError(f"expected a PolicyPackage, got {package!r}; load_bundle(path, keys).package is one")
         with self._lock:
             newest = int(self.store.setting("newest") or 0)
             if package.version <= newest:
@@ -212,11 +238,12 @@ class Device:
 
         Raises:
             PolicyError: no package, an unknown item, scores that are not finite.
-            ValueError: a setting out of its range.
+            ArgumentError: a setting out of its range, or of another type.
         """
         from .seat import exploration
 
-        _refuse_text(candidates=candidates, blocked=blocked)
+        candidates = None if candidates is None else arguments.item_ids("candidates", candidates)
+        blocked = arguments.item_ids("blocked", blocked)
         how = exploration(k, temperature, epsilon, diversity)
         with self._lock:
             seat = self.seated()
@@ -246,6 +273,9 @@ class Device:
         An item that was clicked and rated counts once, with its rating; a purchase weighs more than a click. Clicks and
         purchases earn the highest reward of the package's range.
 
+        A slate may be recorded again, after a crash or when more was done with it: what it showed is logged once, and
+        so is the same interaction (item, kind and reward) with it.
+
         Args:
             slate: as ``recommend`` gave it; none: the items were found without it, and have no propensity.
             clicked: item ids.
@@ -256,42 +286,41 @@ class Device:
             How many interactions were logged.
 
         Raises:
-            ValueError: an item that is not in the slate or the catalogue, or a rating out of range.
+            ArgumentError: an item that is not in the slate or the catalogue, a rating out of range, another type.
             StoreError: it could not be written; nothing was logged.
         """
-        _refuse_text(clicked=clicked, purchase=purchase)
+        if not (slate is None or isinstance(slate, Slate)):
+            raise ArgumentError(f"expected a slate as recommend gave it, got {slate!r}")
         low, high = self._reward_range()
-        done: dict[str, tuple[Kind, float]] = dict.fromkeys(clicked, ("click", high))
-        done |= dict.fromkeys(purchase, ("purchase", high))
-        for item, value in (rating or {}).items():
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"expected a rating from {low:g} to {high:g}, got {value!r} for {item!r}")
-            done[item] = ("rating", float(value))
+        done: dict[str, tuple[Kind, float]] = dict.fromkeys(arguments.item_ids("clicked", clicked), ("click", high))
+        done |= dict.fromkeys(arguments.item_ids("purchase", purchase), ("purchase", high))
+        rated = {} if rating is None else arguments.ratings(rating, low, high)
+        done |= {item: ("rating", value) for item, value in rated.items()}
         slots = {} if slate is None else {slot.item: slot for slot in slate}
         self._check_items(done, slots if slate is not None else None)
         now = self._now()
         name = None if slate is None else slate.name
         entries = [_entry(item, kind, reward, now, slots.get(item), name) for item, (kind, reward) in done.items()]
         shown = [_impression(slot, name or "", now) for slot in slots.values()]
-        self._add(entries, shown, now)
-        return len(entries)
+        return self._add(entries, shown, now)
 
-    def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int) -> None:
-        limits = json.loads(self.store.setting("limits") or "{}")
+    def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int) -> int:
+        limits = self.store.values("limits")
         days = limits.get("days")
         oldest = None if days is None else now - int(days * 86400)
-        dropped = self.store.add(entries, shown, most=limits.get("interactions", MOST), oldest=oldest)
+        added = self.store.add(entries, shown, most=limits.get("interactions", MOST), oldest=oldest)
         with self._lock:
-            self._dropped += dropped
+            self._dropped += added.dropped
             if self._dropped > _STALE:
                 self._seat, self._dropped = None, 0
+        return added.interactions
 
     def _check_items(self, done: Mapping[str, object], slots: Mapping[str, Slot] | None) -> None:
         for item in done:
             if slots is not None and item not in slots:
-                raise ValueError(f"expected items of the slate, got {item!r}; record it without a slate")
+                raise ArgumentError(f"expected items of the slate, got {item!r}; record it without a slate")
             if slots is None and not self.store.has_item(item):
-                raise ValueError(f"expected items of the catalogue, got {item!r}; check its id")
+                raise ArgumentError(f"expected items of the catalogue, got {item!r}; check its id")
 
     def adapt(self) -> Training:
         """Fine-tune what is served on the whole log, without noise; nothing of it ever leaves the device.
@@ -335,7 +364,7 @@ class Device:
                 return self._seat
             with self.store.transaction():
                 package = self._package()
-                profile = json.loads(self.store.setting("profile") or "{}")
+                profile = self.store.values("profile")
                 known = {name: value for name, value in profile.items() if name in package.user_features}
                 seat = Seat(package, self.store.entries(), known)
                 seat.serve(self.store.parameters("served"), self.store.parameters("personal"))
@@ -364,10 +393,10 @@ class Device:
         return int(self._clock())
 
     def _reward_range(self) -> tuple[float, float]:
-        about = self.store.setting("about")
-        if about is None:
+        about = self.store.values("about")
+        if "reward_range" not in about:
             raise PolicyError("expected a package before anything is recorded, got none; adopt one")
-        low, high = json.loads(about)["reward_range"]
+        low, high = about["reward_range"]
         return float(low), float(high)
 
     def check(self, *, sends: bool) -> Callable[[], None]:
@@ -391,9 +420,10 @@ class Device:
 
         Raises:
             PolicyError: no package, or an unknown item.
+            ArgumentError: features that the policy does not know, or no text as an item.
         """
         with self._lock:
-            return self.seated().reasons(item, context)
+            return self.seated().reasons(arguments.item_id("item", item), context)
 
     def forget(
         self, *, before: datetime | float | None = None, item: str | None = None, everything: bool = False
@@ -412,15 +442,17 @@ class Device:
             How many interactions and impressions were removed.
 
         Raises:
-            ValueError: not exactly one of the three was given.
-            StoreError: another process keeps the old bytes open; opening the store again finishes it.
+            ArgumentError: not exactly one of the three was given, or one of another type.
+            StoreError: the rows are gone, their bytes are not yet: another process keeps them open, or the disk has no
+                room for the new file. Opening the store again finishes it.
         """
-        if (before is not None) + (item is not None) + everything != 1:
-            raise ValueError("expected exactly one of before, item and everything=True")
-        seconds = None if before is None else _seconds(before)
+        if (before is not None) + (item is not None) + true_or_false("everything", everything) != 1:
+            raise ArgumentError("expected exactly one of before, item and everything=True")
+        limit = None if before is None else arguments.seconds(before)
+        item = None if item is None else arguments.item_id("item", item)
         with self._lock:
             self._seat = None
-            return self.store.forget(before=seconds, item=item)
+            return self.store.forget(before=limit, item=item)
 
     def export(self) -> dict[str, Any]:
         """Everything that the device holds about its user, as values for JSON."""
@@ -430,8 +462,8 @@ class Device:
         with store.transaction():  # one moment of everything
             return {
                 "format": EXPORT,
-                "consent": json.loads(store.setting("consent") or "null"),
-                "profile": json.loads(store.setting("profile") or "{}"),
+                "consent": store.values("consent") or None,
+                "profile": store.values("profile"),
                 "interactions": [asdict(entry) for entry in store.entries()],
                 "impressions": [asdict(shown) for shown in store.impressions()],
                 "trainings": [asdict(training) for training in store.trainings()],
@@ -444,10 +476,9 @@ class Device:
         Withdrawing it also drops what was adapted here: recommendations come from the package alone.
 
         Raises:
-            ValueError: neither True nor False; a text such as "no" would count as consent.
+            ArgumentError: neither True nor False; a text such as "no" would count as consent.
         """
-        if not isinstance(given, bool):
-            raise ValueError(f"expected consent as True or False, got {given!r}")
+        true_or_false("consent", given)
         with self._lock, self.store.transaction():
             self.store.put("consent", json.dumps({"given": given, "at": self._now()}))
             if not given:
@@ -458,17 +489,17 @@ class Device:
     @property
     def consented(self) -> bool:
         """Whether consent was given and not withdrawn."""
-        return bool(json.loads(self.store.setting("consent") or "{}").get("given", False))
+        return self.store.values("consent").get("given") is True
 
     def profile(self, features: Mapping[str, float]) -> None:
         """Set the device's features, by name, in place of the old ones.
 
         Raises:
-            ValueError: a name that the package's policy does not know, or no finite number.
+            ArgumentError: a name that the package's policy does not know, or no finite number.
         """
         with self._lock:
-            self.seated().user(features)
-            self.store.put("profile", json.dumps(dict(features)))
+            known = arguments.features(features, self.seated().package.user_features)
+            self.store.put("profile", json.dumps(known))
             self._seat = None
 
     def limit(self, *, interactions: int = MOST, days: float | None = None) -> None:
@@ -477,43 +508,51 @@ class Device:
         It holds from the next ``record`` on. A limit by age trusts the device's clock.
 
         Raises:
-            ValueError: not positive, or beyond what SQLite counts.
+            ArgumentError: not positive, or beyond what SQLite counts.
         """
-        if at_least("interactions", interactions, 1) > _LATEST:
-            raise ValueError(f"expected interactions of at most {_LATEST:g}, got {interactions!r}")
-        if days is not None and not (math.isfinite(days) and days > 0):
-            raise ValueError(f"expected days > 0 and finite, got {days!r}")
-        if days is not None and days * 86400 > _LATEST:
-            raise ValueError(f"expected days of at most {_LATEST / 86400:g}, got {days!r}; leave them out for no limit")
+        latest = arguments.LATEST
+        if at_least("interactions", interactions, 1) > latest:
+            raise ArgumentError(f"expected interactions of at most {latest:g}, got {interactions!r}")
+        if days is not None and positive("days", days) * 86400 > latest:
+            raise ArgumentError(
+                f"expected days of at most {latest / 86400:g}, got {days!r}; leave them out for no limit"
+            )
         self.store.put("limits", json.dumps({"interactions": interactions, "days": days}))
 
     def require(self, requirements: Requirements) -> None:
-        """Set what must hold while the device adapts."""
+        """Set what must hold while the device adapts.
+
+        Raises:
+            ArgumentError: no :class:`Requirements`.
+        """
+        if not isinstance(requirements, Requirements):
+            raise ArgumentError(f"expected Requirements(charging=..., ...), got {requirements!r}")
         self.store.put("requirements", requirements.to_json())
 
     def conditions(self, **report: bool) -> None:
         """Report what holds now: ``charging``, ``unmetered``, ``idle``; what is left out counts as not met.
 
         Raises:
-            ValueError: another name.
+            ArgumentError: another name, or neither True nor False.
         """
         unknown = sorted(set(report) - set(NAMES))
         if unknown:
-            raise ValueError(f"expected {', '.join(NAMES)}, got {unknown[0]!r}")
-        self.store.put("report", json.dumps({**{name: bool(on) for name, on in report.items()}, "at": self._clock()}))
+            raise ArgumentError(f"expected {', '.join(NAMES)}, got {unknown[0]!r}")
+        told = {name: true_or_false(name, on) for name, on in report.items()}
+        self.store.put("report", json.dumps({**told, "at": self._clock()}))
 
     def missing(self, *, sends: bool = True) -> tuple[str, ...]:
         """Conditions that are not met now for taking part or, without ``sends``, for a local adaptation."""
-        wanted = Requirements.from_json(self.store.setting("requirements"))
-        report = json.loads(self.store.setting("report") or "{}")
+        wanted = Requirements.from_values(self.store.values("requirements"))
+        report = self.store.values("report")
         return wanted.missing(report, self._clock(), sends=sends)
 
     def status(self) -> Status:
         """Counts, versions, consent, conditions and budget."""
         store = self.store
-        about = json.loads(store.setting("about") or "{}")
+        about = store.values("about")
         trainings = [one for one in store.trainings() if one.kind == "released"]
-        budget, problem = None, None
+        refusal, budget, problem = store.values("refusal"), None, None
         try:
             budget = self.account.budget()
         except LedgerError as error:
@@ -530,9 +569,22 @@ class Device:
             missing=self.missing(),
             releases=len(trainings),
             forgotten=sum(one.forgotten > 0 for one in trainings),
+            unscrubbed=store.unscrubbed,
+            refusal=Refusal(**refusal) if refusal.keys() == Refusal.__dataclass_fields__.keys() else None,
             budget=budget,
             problem=problem,
         )
+
+    def refused(self, order: str, reason: str) -> None:
+        """Note, for :meth:`status` alone, that an order was refused, and why; a disk that is full is no reason to fail.
+
+        Args:
+            order: ``run:round``.
+            reason: one word.
+        """
+        logger.info("refused order %s: %s", order, reason)
+        with contextlib.suppress(StoreError):
+            self.store.put("refusal", json.dumps(asdict(Refusal(order=order, reason=reason, at=self._now()))))
 
     def renew(self) -> None:
         """Read what was adapted anew with the next call."""
@@ -550,25 +602,6 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _refuse_text(**items: object) -> None:
-    """Refuse one id where several are expected: each of its characters would count as an item."""
-    for name, value in items.items():
-        if isinstance(value, str):
-            raise ValueError(f"expected {name} as a list of item ids, got {value!r}; write [{value!r}]")
-
-
-def _seconds(before: datetime | float) -> int:
-    """Whole seconds since 1970, rounded up.
-
-    Raises:
-        ValueError: no time that SQLite can hold.
-    """
-    seconds = before.timestamp() if isinstance(before, datetime) else before
-    if not -_LATEST < seconds < _LATEST:  # NaN too
-        raise ValueError(f"expected before as a time, aware or local, or seconds since 1970, got {before!r}")
-    return math.ceil(seconds)
 
 
 def _ids(package: PolicyPackage) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .._validate import at_least, positive
@@ -143,7 +144,7 @@ class PolicyPackage:
         """
         try:
             return cls._from(json.loads(manifest), load(tensors))
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ConfigError, SafetensorError) as error:
             raise PolicyError(f"expected a policy package, got something else ({error}); adopt one again") from None
 
     @classmethod

@@ -1,4 +1,4 @@
-"""One device in a federation: it takes part when it may, pays before anything leaves, and says why where it does not.
+"""One device in a federation: it takes part when it may, pays before anything leaves, and tells nobody why it does not.
 
 Durable order within a round: debit, adapt, note what was trained on together with the personal parameters, settle,
 answer. Whatever ends the adaptation (conditions, consent, something forgotten, a crash), what was debited stays spent
@@ -70,8 +70,9 @@ class DeviceParticipant:
     def train(self, order: TrainOrder) -> TrainReply:
         """Adapt from ``order.phi`` if the device may and can pay; else a typed answer, and the round goes on.
 
-        ``refused``, with the reason ``consent``, ``conditions``, ``forgotten`` or ``budget``; ``error`` with the reason
-        ``schema`` for an order of another policy.
+        ``refused`` whenever it may not or can't: the reason (consent, conditions, something forgotten, budget) says
+        what the owner chose or did, and stays here (:meth:`Device.refused`). ``error`` with the reason ``schema`` for
+        an order of another policy.
 
         Raises:
             WireError: the order does not fit the package's configuration.
@@ -81,9 +82,10 @@ class DeviceParticipant:
         try:
             return self._answer(order)
         except NotAllowed as error:
-            return _refused(order, error.reason)
+            self._device.refused(release_key(order), error.reason)
         except BudgetExhausted:
-            return _refused(order, "budget")
+            self._device.refused(release_key(order), "budget")
+        return TrainReply(order.round, order.schema, "refused", refused=1)
 
     def _answer(self, order: TrainOrder) -> TrainReply:
         check = self._device.check(sends=True)
@@ -168,7 +170,3 @@ def _check_phi(order: TrainOrder, log: Log) -> None:
     for name, value in order.phi.items():
         if not bool(torch.isfinite(value).all()):
             raise WireError(f"expected a finite initialization, got NaN or infinity in {name!r}")
-
-
-def _refused(order: TrainOrder, reason: str) -> TrainReply:
-    return TrainReply(order.round, order.schema, "refused", refused=1, reason=reason)

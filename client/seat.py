@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -20,11 +22,14 @@ from ..meta.examples import Examples, build_examples, reward_levels
 from ..meta.explain import explain as take_apart
 from ..meta.interactions import Interactions
 from ..meta.policy import Named, State
+from . import arguments
 from .slate import Reasons, Slot
 
 if TYPE_CHECKING:
     from .package import PolicyPackage
     from .store import Entry
+
+logger = logging.getLogger(__name__)
 
 REASONS = 3
 """Logged items and features that are named in an explanation."""
@@ -113,7 +118,7 @@ class Seat:
                 self._log.append((row, entry.reward, entry.first_draw or 0.0))
 
     def serve(self, served: bytes | None, personal: bytes | None) -> None:
-        """Take adapted parameters; those of another policy are passed over."""
+        """Take adapted parameters; those of another policy, and damaged ones, are passed over."""
         self.personal = {**self.personal, **self._fitting(personal)}
         self._served = self._fitting(served)
 
@@ -124,24 +129,21 @@ class Seat:
 
     def _fitting(self, tensors: bytes | None) -> Named:
         specs = self.package.policy.specs
-        found = {} if tensors is None else load(tensors)
-        return {name: value for name, value in found.items() if name in specs and value.shape == specs[name].shape}
+        return {
+            name: value
+            for name, value in unpacked(tensors).items()
+            if name in specs and value.shape == specs[name].shape and bool(torch.isfinite(value).all())
+        }
 
     def user(self, features: Mapping[str, float]) -> Tensor:
         """The device's features, float32 ``[user_features]``; 0 where not given.
 
         Raises:
-            ValueError: a name that the policy does not know, or no finite number.
+            ArgumentError: a name that the policy does not know, or no finite number.
         """
         names = self.package.user_features
-        unknown = sorted(set(features) - set(names))
-        if unknown:
-            known = ", ".join(names) or "none"
-            raise ValueError(f"expected features of this policy ({known}), got {unknown[0]!r}")
-        values = torch.tensor([float(features.get(name, 0.0)) for name in names], dtype=torch.float32)
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError("expected finite features, got NaN or infinity")
-        return values
+        known = arguments.features(features, names)
+        return torch.tensor([known.get(name, 0.0) for name in names], dtype=torch.float32)
 
     def log(self) -> Log:
         """The log as it is now, for a training that may take its time."""
@@ -258,6 +260,15 @@ def packed(named: Named) -> bytes:
     return tensors
 
 
+def unpacked(tensors: bytes | None) -> Named:
+    """What :func:`packed` wrote; nothing where that was damaged: it is adapted again."""
+    try:
+        return {} if tensors is None else load(tensors)
+    except SafetensorError as error:
+        logger.warning("adapted parameters are damaged and passed over (%s); adapt again", error)
+        return {}
+
+
 def readable(tensors: bytes | None) -> dict[str, list[float]]:
     """Adapted parameters as lists of numbers."""
-    return {} if tensors is None else {name: value.flatten().tolist() for name, value in load(tensors).items()}
+    return {name: value.flatten().tolist() for name, value in unpacked(tensors).items()}

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .._validate import probability
+from .._validate import at_least, is_number, probability
+from ..errors import ArgumentError
+from .arguments import text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,12 @@ class Slot:
 
     def __post_init__(self) -> None:
         """Refuse propensities outside of (0, 1]: they would weigh what is learned."""
+        text("the item of a slot", self.item)
+        text("the title of a slot", self.title)
+        at_least("position", self.position, 0)
         probability("propensity", self.propensity)
-        if not 0 <= self.first_draw <= 1:
-            raise ValueError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
+        if not (is_number(self.first_draw) and 0 <= self.first_draw <= 1):
+            raise ArgumentError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,17 @@ class Slate:
     temperature: float
     epsilon: float
     diversity: float
+
+    def __post_init__(self) -> None:
+        """Refuse what ``recommend`` never gives: it would be logged as if it had been shown."""
+        if not text("the name of a slate", self.name):
+            raise ArgumentError("expected a slate with a name, got an empty one")
+        at_least("the version of a slate", self.version, 1)
+        if not is_number(self.at):
+            raise ArgumentError(f"expected a slate's time in seconds since 1970, got {self.at!r}")
+        places = [slot.position for slot in self.slots]
+        if places != list(range(len(places))) or len(set(self.items)) != len(places):
+            raise ArgumentError("expected the slots of a slate from the top, each with another item")
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -84,12 +100,12 @@ class Slate:
         """The slate that :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: it is none.
+            ArgumentError: it is none.
         """
         try:
             return cls(**{**values, "slots": tuple(Slot(**slot) for slot in values["slots"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"expected a slate as recommend gave it, got something else ({error})") from None
+            raise ArgumentError(f"expected a slate as recommend gave it, got something else ({error})") from None
 
 
 @dataclass(frozen=True, kw_only=True)

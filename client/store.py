@@ -8,6 +8,10 @@ the store must not take it back in time.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -16,12 +20,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from .. import _durable
 from ..errors import NotAllowed, StoreError
-from ._connection import Connection, drain
+from ._connection import Connection, NoSpace, drain
 from ._schema import migrate
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["click", "rating", "purchase"]
 Adapted = Literal["served", "personal"]
@@ -87,6 +93,15 @@ class Training:
     """How many of those were forgotten since."""
 
 
+class Added(NamedTuple):
+    """What :meth:`Store.add` did, in rows."""
+
+    interactions: int
+    """Logged now; those of a slate that were logged before are none."""
+    dropped: int
+    """Interactions and impressions beyond the limits."""
+
+
 class Store:
     """The open file. One instance may be used by many threads, and many processes may have the file open."""
 
@@ -104,17 +119,18 @@ class Store:
         Raises:
             StoreError: there is a file already, or it can't be written.
         """
-        if path.exists():
-            raise StoreError(f"a file exists at {path} already; open it, or choose another path")
         try:
-            _durable.sweep(path.parent, f"{path.name}.new.")
-            nursery = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
-            try:
-                _begin(nursery / path.name, key)
-                os.replace(nursery / path.name, path)
-                _durable.sync_directory(path.parent)
-            finally:
-                shutil.rmtree(nursery, ignore_errors=True)
+            with _durable.alone_in(path.parent):
+                if path.exists():
+                    raise StoreError(f"a file exists at {path} already; open it, or choose another path")
+                _durable.sweep(path.parent, f"{path.name}.new.")
+                nursery = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
+                try:
+                    _begin(nursery / path.name, key)
+                    os.replace(nursery / path.name, path)
+                    _durable.sync_directory(path.parent)
+                finally:
+                    shutil.rmtree(nursery, ignore_errors=True)
         except OSError as error:
             raise StoreError(f"can't create the device store {path}: {error.strerror}; choose another path") from None
         return cls.open(path, key)
@@ -122,6 +138,9 @@ class Store:
     @classmethod
     def open(cls, path: Path, key: str | bytes | None = None) -> Store:
         """Open a store, bring it to this version, and finish a ``forget`` that was interrupted.
+
+        Where that can't be finished now (no space, another process that reads) the store opens all the same, and the
+        next opening tries again: see :attr:`unscrubbed`.
 
         Raises:
             StoreError: missing, damaged, of another key, of a newer version.
@@ -137,8 +156,8 @@ class Store:
                 what = " ".join(str(found).split())
                 raise StoreError(f"the device store {path} is damaged ({what}); restore a copy: its ledger stays")
             store = cls(path, connection)
-            if store.setting(_SCRUB) is not None:
-                store.scrub()
+            if store.unscrubbed:
+                store._try_scrub()
         except BaseException:
             connection.close()
             raise
@@ -170,6 +189,19 @@ class Store:
             rows = self._connection.rows("SELECT value FROM settings WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else None
 
+    def values(self, name: str) -> dict[str, Any]:
+        """A setting that holds JSON; empty where it was never set.
+
+        Raises:
+            StoreError: it holds something else by now.
+        """
+        found = None
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(self.setting(name) or "{}")
+        if not isinstance(found, dict):
+            raise StoreError(f"the setting {name!r} of the device store {self.path} is damaged; restore a copy")
+        return found
+
     def put(self, name: str, value: str | None) -> None:
         """Set or remove a setting. Within :meth:`transaction` it is part of it."""
         with self._lock:
@@ -178,8 +210,8 @@ class Store:
             else:
                 self._connection.rows("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
-    def add(self, entries: Sequence[Entry], shown: Sequence[Impression], *, most: int, oldest: int | None) -> int:
-        """Append to the log and drop what is beyond its limits; returns how many rows were dropped.
+    def add(self, entries: Sequence[Entry], shown: Sequence[Impression], *, most: int, oldest: int | None) -> Added:
+        """Append to the log, each slate once, and drop what is beyond the limits.
 
         Args:
             entries: what was done.
@@ -188,6 +220,9 @@ class Store:
             oldest: time before which nothing is kept; none keeps all ages.
         """
         with self.transaction():
+            known = {name for name in {one.slate for one in shown} if self._knows(name)}
+            shown = [one for one in shown if one.slate not in known]
+            entries = [one for one in entries if one.slate is None or not self._logged(one)]
             self._connection.many(
                 f"INSERT INTO interactions ({_ENTRY}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(e.at, e.item, e.kind, e.reward, e.propensity, e.first_draw, e.position, e.slate) for e in entries],
@@ -196,7 +231,15 @@ class Store:
                 f"INSERT INTO impressions ({_SHOWN}) VALUES (NULL, ?, ?, ?, ?, ?, ?)",
                 [(one.at, one.item, one.slate, one.position, one.propensity, one.first_draw) for one in shown],
             )
-            return sum(self._limit(table, most, oldest) for table in ("interactions", "impressions"))
+            dropped = sum(self._limit(table, most, oldest) for table in ("interactions", "impressions"))
+            return Added(len(entries), dropped)
+
+    def _knows(self, slate: str) -> bool:
+        return bool(self._connection.rows("SELECT 1 FROM impressions WHERE slate = ? LIMIT 1", (slate,)))
+
+    def _logged(self, entry: Entry) -> bool:
+        found = "SELECT 1 FROM interactions WHERE slate = ? AND item = ? AND kind = ? AND reward = ?"
+        return bool(self._connection.rows(found, (entry.slate, entry.item, entry.kind, entry.reward)))
 
     def _limit(self, table: str, most: int, oldest: int | None) -> int:
         beyond = self._connection.rows(f"SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET ?", (most,))
@@ -236,7 +279,8 @@ class Store:
             How many interactions and impressions were removed.
 
         Raises:
-            StoreError: another process reads the file all the time: the rows are gone, their bytes are not yet.
+            StoreError: the rows are gone, their bytes are not yet: another process reads the file all the time, or no
+                space is left to write it anew. Opening the store again finishes it.
         """
         where, values = _where(before, item)
         with self.transaction():
@@ -273,16 +317,36 @@ class Store:
         """Write the file anew without what was deleted, and cut the write-ahead log to nothing.
 
         ``secure_delete`` overwrites what is deleted, but pages that were divided or merged may keep copies in the gaps
-        between their rows: a rewritten file has no such gaps.
+        between their rows: a rewritten file has no such gaps. It takes free space of the size of the file.
         """
         with self._lock:
-            self._connection.rows("VACUUM")
-            if not drain(self._connection):
+            try:
+                drain(self._connection)  # the log may hold the room that the new file needs
+                self._connection.rows("VACUUM")
+                drained = drain(self._connection)
+            except NoSpace:
+                size = math.ceil(self.path.stat().st_size / 2**20)
+                raise StoreError(
+                    f"the rows are deleted, but no space is left to write {self.path} anew without their bytes; make "
+                    f"{size} MB of room and open the store again: that finishes it"
+                ) from None
+            if not drained:
                 raise StoreError(
                     f"the rows are deleted, but another process keeps the old bytes of {self.path} open; "
                     "close it there and open the store again: that finishes it"
                 )
             self.put(_SCRUB, None)
+
+    @property
+    def unscrubbed(self) -> bool:
+        """Whether bytes of something that was forgotten are still in the file."""
+        return self.setting(_SCRUB) is not None
+
+    def _try_scrub(self) -> None:
+        try:
+            self.scrub()
+        except StoreError as error:
+            logger.warning("%s", error)
 
     def adopt(self, version: int, manifest: str, tensors: bytes, items: Iterable[str]) -> None:
         """Make a package the current one and keep the one before it; what was adapted from that goes."""
@@ -358,6 +422,12 @@ class Store:
             rows = self._connection.rows(f"SELECT {_TRAINING} FROM trainings ORDER BY id")
         names = _TRAINING.split(", ")
         return [Training(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def discard(self) -> None:
+        """Close the file and remove it: of a creation that failed later on. A ledger beside it stays."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the file."""

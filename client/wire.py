@@ -78,15 +78,15 @@ class TrainReply:
     schema: str
     """The schema of the order; empty if the order could not be read."""
     status: Status = "ok"
-    """``ok``; ``refused``: no device of the node may take part (budget, consent); ``error``: see ``reason``."""
+    """``ok``; ``refused``: no device of the node takes part, and nobody is told why; ``error``: see ``reason``."""
     update: Named = field(default_factory=dict)
     """Sum of the devices' clipped updates, or their stack, ``[devices, *shape]``; empty unless ``ok``."""
     devices: int = 0
     """How many devices are in the sum, or in the stack."""
     refused: int = 0
-    """How many had no budget or no consent."""
+    """How many did not take part (budget, consent, conditions)."""
     reason: str = ""
-    """A word (letters, digits, ``_.-``): ``wire-version``, an exception's class name. Never a message."""
+    """Of an error, a word (letters, digits, ``_.-``): ``wire-version``, an exception's class name. Never a message."""
     unclipped: int | None = None
     """How many devices' updates the order's clip left alone; none where the order holds no clip."""
     rows: npt.NDArray[np.int64] | None = None
@@ -143,9 +143,12 @@ def encode_reply(reply: TrainReply) -> RecordDict:
     """The reply as records.
 
     Raises:
-        WireError: a field has the wrong type or value, or the status contradicts the update.
+        WireError: a field has the wrong type or value, the status contradicts the update, or something but an error
+            gives a reason: that of a refusal says what its owner chose or did.
     """
     _check_reply(reply)
+    if reply.reason and reply.status != "error":
+        raise WireError(f"expected a reason with status error only, got one with status {reply.status!r}")
     fields: dict[str, object] = {"kind": "reply", "round": reply.round, "status": reply.status}
     fields |= {"devices": reply.devices, "refused": reply.refused}
     if reply.schema:

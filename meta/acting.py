@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._validate import at_least, non_negative
-from ..errors import PolicyError
+from .._validate import at_least, is_number, non_negative
+from ..errors import ArgumentError, PolicyError
 
 COLDEST = 1e-6
 """Smallest temperature above 0."""
@@ -53,11 +53,11 @@ class Exploration:
         at_least("size", self.size, 1)
         non_negative("temperature", self.temperature)
         if 0 < self.temperature < COLDEST:
-            raise ValueError(f"expected temperature 0 or >= {COLDEST:g}, got {self.temperature!r}; 0 takes the best")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(f"expected 0 <= epsilon <= 1, got {self.epsilon!r}")
-        if not 0 <= self.diversity < 1:
-            raise ValueError(f"expected 0 <= diversity < 1, got {self.diversity!r}")
+            raise ArgumentError(f"expected temperature 0 or >= {COLDEST:g}, got {self.temperature!r}; 0 takes the best")
+        if not (is_number(self.epsilon) and 0 <= self.epsilon <= 1):
+            raise ArgumentError(f"expected 0 <= epsilon <= 1, got {self.epsilon!r}")
+        if not (is_number(self.diversity) and 0 <= self.diversity < 1):
+            raise ArgumentError(f"expected 0 <= diversity < 1, got {self.diversity!r}")
 
     @property
     def plain(self) -> bool:

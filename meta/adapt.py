@@ -6,7 +6,7 @@ gradient is taken where the fast weights arrived. With K = 1 this is one step of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +39,6 @@ def adapt(
     before_step: Callable[[], None] | None = None,
 ) -> Adaptation:
     """Adapt one device from ``start`` (shared and personal parameters together), without privacy noise.
-
-    Pure and free of data-dependent control flow: it also runs under ``torch.func.vmap``.
 
     Args:
         policy: the policy.
@@ -108,14 +106,14 @@ def loss_gradient(
 ) -> dict[str, Tensor]:
     """Gradient of the device's mean loss with respect to the named parameters, at the ``last`` step or before it.
 
-    ``start`` is the initialization, which a trust region needs.
+    ``start`` is the initialization, which a trust region needs. Not by ``torch.func.grad``: its first call imports
+    PyTorch's compiler and sympy, 70 MB and two seconds of which a small device has no use.
     """
-
-    def loss(chosen: Mapping[str, Tensor]) -> Tensor:
-        return device_loss(policy, {**parameters, **chosen}, examples, settings, last=last, start=start)
-
-    gradients: dict[str, Tensor] = torch.func.grad(loss)({name: parameters[name] for name in names})
-    return gradients
+    chosen = {name: parameters[name].detach().requires_grad_() for name in names}
+    with torch.enable_grad():
+        loss = device_loss(policy, {**parameters, **chosen}, examples, settings, last=last, start=start)
+    found = torch.autograd.grad(loss, list(chosen.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(chosen, found, strict=True))
 
 
 def step_size(policy: Policy, settings: LocalConfig, name: str) -> float:

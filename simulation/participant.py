@@ -79,7 +79,7 @@ class Cohort:
         devices = self._devices(order)
         paid, refused = self._pay(order, devices)
         if not len(paid):
-            return TrainReply(order.round, order.schema, "refused", refused=refused, reason="budget")
+            return TrainReply(order.round, order.schema, "refused", refused=refused)
         result = self._released(order, paid, config)
         if self._ledger is not None:
             self._ledger.settle(release_key(order))

@@ -44,8 +44,14 @@ def test_a_bundle_from_run_to_device(made, capsys):
     assert "simulation only: the noise was seeded" in " ".join(shown.split())
     assert f"2, after {json.loads(_facts('first.bundle', capsys))['digest'][:16]}" in shown
     code = "".join(block.split("```")[0] for block in GUIDE.read_text().split("```python\n")[1:])
+    unsigned = Path("second.bundle").read_bytes()
+    assert invoke(["bundle", "sign", "second.bundle", "--key", "release.key"]) == 0
+    capsys.readouterr()
     exec(code, {})
-    assert capsys.readouterr().out.startswith("1 150 items ['epsilon = 8 at")
+    bundle, version, served = capsys.readouterr().out.splitlines()
+    assert bundle.startswith("1 150 items ['epsilon = 8 at")
+    assert (version, served) == ("2", "1")
+    Path("second.bundle").write_bytes(unsigned)
     assert invoke(["bundle", "export", "first.bundle", "--onnx", "policy.onnx"]) == 0
     assert "of PyTorch's" in capsys.readouterr().out
     for arguments, sentence in WRONG:

@@ -49,12 +49,21 @@ def test_a_folder_is_not_written_over(tmp_path, capsys):
     assert (tmp_path / "app" / "pyproject.toml").read_bytes() == before
 
 
+def test_a_file_is_no_folder_for_an_app(tmp_path, capsys):
+    deployed.deployment(tmp_path)
+    (tmp_path / "app").write_text("mine")
+    assert init(tmp_path) == 2
+    assert "app, or nothing yet, got a file" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "app").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
         (["--population", "1"], "expected fedrec-population to be an integer >= 2, got 1"),
         (["--key", "maker"], "expected an ed25519 public key in"),
         (["--bundle", "maker"], "expected a fedrec policy bundle"),
+        (["--out", "maker"], "expected a folder at maker, or nothing yet, got a file"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys, more, sentence):

@@ -103,6 +103,7 @@ def test_an_encrypted_store_opens_by_its_key_file_only(command_line, capsys):
         (["recommend", "d.sqlite", "--out", "none/slate.json"], "choose another path"),
         (["record", "d.sqlite", "--slate", "nowhere"], "recommend --out writes one"),
         (["record", "d.sqlite", "--slate", "list.json"], "got something else"),
+        (["record", "d.sqlite", "--slate", "deep.json"], "recommend --out writes one"),
         (["record", "d.sqlite", "--rating", "1"], "expected --rating ITEM=VALUE, got '1'"),
         (["record", "d.sqlite", "--rating", "1=99"], "expected a rating from 1 to 5"),
         (["record", "d.sqlite", "--clicked", "nowhere"], "expected items of the catalogue"),
@@ -115,6 +116,7 @@ def test_an_encrypted_store_opens_by_its_key_file_only(command_line, capsys):
 )
 def test_wrong_calls_get_a_sentence_and_change_nothing(arguments, sentence, store, capsys):
     Path("list.json").write_text("[]")
+    Path("deep.json").write_text("[" * 100_000)
     before = Path(store).read_bytes()
     assert invoke(["device", *arguments]) == 2
     error = capsys.readouterr().err

@@ -9,6 +9,8 @@ changes anything must bear a header that no foreign page can send.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fedrec import Device, FedrecError
+from idle import Idle
 from policy import DATA, shipped
 from screen import Screen
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -33,23 +36,28 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+GoOn = Callable[[Request], Awaitable[Response]]
 Text = Annotated[str, Body(embed=True)]
 
 
-def create_app(device: Device) -> FastAPI:
-    """The app around ``device``, which it closes when it ends."""
+def create_app(device: Device, idle: Idle | None = None) -> FastAPI:
+    """The app around ``device``, which it closes when it ends; with ``idle`` it forgets a person who has gone."""
+    screen = Screen(device, idle)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(_watch(screen))
         yield
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
         device.close()
 
     app = FastAPI(title="fedrec kiosk", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    app.middleware("http")(_same_origin)
+    app.middleware("http")(_of_the_page(screen))
     app.add_exception_handler(FedrecError, _sentence)
     app.add_exception_handler(ValueError, _sentence)
-    _routes(app, Screen(device))
+    _routes(app, screen)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 
@@ -91,17 +99,39 @@ def _routes(app: FastAPI, screen: Screen) -> None:
     def forget(item: Annotated[str | None, Body(embed=True)] = None) -> dict[str, Any]:
         return screen.forget(item)
 
+    @app.post("/api/here")
+    def here() -> dict[str, Any]:
+        return screen.here()
+
     @app.post("/api/export")
     def export() -> dict[str, Any]:
         return screen.export()
 
 
-async def _same_origin(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    if request.method != "GET" and request.headers.get("X-Kiosk") != "1":
-        return JSONResponse({"detail": "expected a request of the kiosk's own page, got another"}, 403)
-    response = await go_on(request)
-    response.headers.update(HEADERS)
-    return response
+async def _watch(screen: Screen) -> None:
+    """Forgets whoever has gone, whether a page is open or not."""
+    while True:
+        await asyncio.sleep(1)
+        try:
+            await asyncio.to_thread(screen.leave)
+        except FedrecError as error:
+            print(f"kiosk: {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(60)
+
+
+def _of_the_page(screen: Screen) -> Callable[[Request, GoOn], Awaitable[Response]]:
+    """Lets only the kiosk's own page do anything, and takes that as a sign of somebody who is there."""
+
+    async def checked(request: Request, go_on: GoOn) -> Response:
+        if request.method != "GET":
+            if request.headers.get("X-Kiosk") != "1":
+                return JSONResponse({"detail": "expected a request of the kiosk's own page, got another"}, 403)
+            screen.here()
+        response = await go_on(request)
+        response.headers.update(HEADERS)
+        return response
+
+    return checked
 
 
 async def _sentence(_: Request, error: Exception) -> JSONResponse:
@@ -123,18 +153,35 @@ def _progress(text: str) -> None:
     print(f"preparing the policy: {text}", file=sys.stderr, flush=True)
 
 
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"expected minutes >= 0, got {text!r}")
+    return value
+
+
 def main() -> None:
     """Serve the kiosk until Ctrl-C."""
     parser = argparse.ArgumentParser(description="A film kiosk that learns on this device.")
     parser.add_argument("--home", type=Path, help="where policy, device and ledger lie (default: runs/kiosk/DATA)")
     parser.add_argument("--data", choices=DATA, default="synthetic", help="invented films, or those of MovieLens 100K")
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument(
+        "--forget-after",
+        type=_minutes,
+        default=5.0,
+        metavar="MINUTES",
+        help="forget the person when nobody has touched the screen for so long (default: 5); 0: never",
+    )
     chosen = parser.parse_args()
     try:
         device = open_device(chosen.home or Path("runs/kiosk") / chosen.data, chosen.data)
     except FedrecError as error:
         sys.exit(f"kiosk: {error}")
-    app = create_app(device)
+    app = create_app(device, Idle(60 * chosen.forget_after) if chosen.forget_after else None)
     print(f"the kiosk is open: http://{HOST}:{chosen.port} (Ctrl-C ends it)", flush=True)
     uvicorn.run(app, host=HOST, port=chosen.port, log_level="warning", access_log=False)
 

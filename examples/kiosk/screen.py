@@ -12,6 +12,7 @@ from fedrec import Device
 from fedrec.client.compression import payload_bytes, shapes_of
 from fedrec.client.slate import Slate
 from films import name_and_year
+from idle import Idle
 from policy import genres
 
 SHOWN = 12
@@ -24,9 +25,15 @@ NOTABLE = 0.1
 class Screen:
     """One person in front of one device."""
 
-    def __init__(self, device: Device) -> None:
-        """Show what ``device`` recommends; it stays the caller's to close."""
+    def __init__(self, device: Device, idle: Idle | None = None) -> None:
+        """Show what ``device`` recommends; it stays the caller's to close.
+
+        Args:
+            device: an open one, with a policy.
+            idle: tells when a person has gone and is to be forgotten; none: the device has one person, who stays.
+        """
         self._device = device
+        self._idle = idle
         self._lock = threading.RLock()
         catalogue = device.package.catalogue
         self._films = {
@@ -51,7 +58,33 @@ class Screen:
                 "films": [self._films[slot.item] | {"because": self._because(slot.item)} for slot in self._slate],
                 "liked": [self._films.get(item, _film(item, item, [])) for item in self._liked()],
                 "status": self._device.status().to_dict() | {"path": None},
+                "idle": None if self._idle is None else {"left": self._idle.left(), "seconds": self._idle.seconds},
             }
+
+    def here(self) -> dict[str, Any]:
+        """Somebody is at the screen, whatever they do."""
+        if self._idle is None:
+            return {"left": None}
+        self._idle.touch()
+        return {"left": self._idle.left()}
+
+    def leave(self) -> bool:
+        """Forget everything if the person has gone, and leave consent to the next one; whether that was done.
+
+        Raises:
+            StoreError: the file could not be written; it is tried again.
+        """
+        with self._lock:
+            if self._idle is None or self._idle.left() > 0:
+                return False
+            status = self._device.status()
+            anything = status.interactions or status.impressions or status.adapted or status.consent
+            if anything or status.unscrubbed:
+                self._device.consent(False)
+                self._device.forget(everything=True)
+                self._shuffle()
+            self._idle.touch()
+            return bool(anything)
 
     def like(self, slate: str, item: str) -> dict[str, Any]:
         """A film on the wall was tapped.
@@ -124,8 +157,10 @@ class Screen:
             order = TrainOrder(number, package.phi, package.schema, devices=None, run=run)
             reply = DeviceParticipant(self._device).train(order)
             values = {name: tensor.flatten().tolist() for name, tensor in reply.update.items()}
+            refusal = self._device.status().refusal if reply.status == "refused" else None
             return {
-                "answer": {"status": reply.status, "reason": reply.reason, "values": values},
+                "answer": {"status": reply.status, "values": values},
+                "reason": refusal.reason if refusal else None,
                 "bytes": payload_bytes(shapes_of(reply.update)),
                 "norm": sum(value**2 for each in values.values() for value in each) ** 0.5,
                 "view": self.show(),

@@ -1,5 +1,7 @@
 """The device an app holds: what it shows, logs, learns and drops."""
 
+import contextlib
+import datetime
 import json
 import threading
 from dataclasses import replace
@@ -11,7 +13,7 @@ import torch
 from fedrec.client.conditions import Requirements
 from fedrec.client.device import Device
 from fedrec.client.slate import Slate
-from fedrec.errors import NotAllowed, PolicyError
+from fedrec.errors import ArgumentError, NotAllowed, PolicyError, PrivacyError, StoreError
 from fedrec.meta.acting import Exploration, act, propensities
 from fedrec.simulation.serving import Served
 
@@ -118,6 +120,43 @@ def test_a_record_keeps_the_strongest_of_what_was_done_and_everything_shown(devi
     assert device.log()[0].interactions.propensities.tolist()[-1] == 0, "without a slate none is known"
 
 
+def test_a_slate_that_is_recorded_again_adds_only_what_is_new(device):
+    slate = device.recommend(k=4)
+    a, b, *_ = slate.items
+    assert device.record(slate) == 0
+    assert device.record(slate, clicked=[a]) == 1
+    assert device.record(slate, clicked=[a, b]) == 1
+    assert device.record(Slate.from_dict(json.loads(json.dumps(slate.to_dict()))), clicked=[a, b]) == 0
+    assert [entry.item for entry in device.store.entries()] == [a, b]
+    assert [shown.item for shown in device.store.impressions()] == list(slate.items)
+    device.forget(item=a)
+    device.record(slate)
+    assert a not in [shown.item for shown in device.store.impressions()], "forgotten is not shown anew"
+
+
+def test_a_creation_that_fails_leaves_no_store(tmp_path, world, monkeypatch):
+    path = tmp_path / "device.sqlite"
+    local = one.world(privacy__unit="interaction")
+    one.device(path, local).close()
+    path.unlink()
+    ledger = sorted(tmp_path.iterdir())
+    other = one.package(one.world(privacy__unit="interaction", privacy__delta=1e-4))
+    with pytest.raises(PrivacyError, match="a ledger is for life"):
+        Device.create(path, other)
+    assert sorted(tmp_path.iterdir()) == ledger, "and the ledger stays"
+    monkeypatch.setattr("fedrec.client.store.Store.adopt", lambda *_: (_ for _ in ()).throw(StoreError("no space")))
+    with pytest.raises(StoreError, match="no space"):
+        one.device(path, local)
+    assert sorted(tmp_path.iterdir()) == ledger
+    monkeypatch.undo()
+    one.device(path, local).close()
+
+
+def slot_of(device, **changes):
+    values = device.recommend(k=1).to_dict()
+    return Slate.from_dict(values | {"slots": [values["slots"][0] | changes]})
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -125,6 +164,49 @@ def test_a_record_keeps_the_strongest_of_what_was_done_and_everything_shown(devi
         (lambda d: d.record(d.recommend(["1", "2"]), clicked=["3"]), "expected items of the slate, got '3'"),
         (lambda d: d.record(rating={"1": 6.0}), "expected a rating from 1 to 5, got 6.0"),
         (lambda d: d.record(rating={"1": float("nan")}), "expected a rating from 1 to 5, got nan"),
+        (lambda d: d.record(rating={"1": "4"}), "expected a rating from 1 to 5, got '4'"),
+        (lambda d: d.record(rating={"1": True}), "expected a rating from 1 to 5, got True"),
+        (lambda d: d.record(rating={"1": None}), "expected a rating from 1 to 5, got None"),
+        (lambda d: d.record(rating={1: 4.0}), "ids, which are text, got 1"),
+        (lambda d: d.record(rating=[("1", 4.0)]), "expected rating as a mapping"),
+        (lambda d: d.record(clicked=1), "expected clicked as a list of item ids, got 1"),
+        (lambda d: d.record(clicked=[1]), "expected clicked by the catalogue's own ids, which are text, got 1"),
+        (lambda d: d.record(clicked=[["1"]]), "expected clicked by the catalogue's own ids"),
+        (lambda d: d.record(clicked=None), "expected clicked as a list of item ids, got None"),
+        (lambda d: d.record(purchase={"1": object()}.values()), "expected purchase"),
+        (lambda d: d.record("slate"), "expected a slate as recommend gave it, got 'slate'"),
+        (lambda d: d.record(d.recommend().to_dict()), "expected a slate as recommend gave it, got {"),
+        (lambda d: d.recommend(5), "expected candidates as a list of item ids, got 5"),
+        (lambda d: d.recommend([["1"]]), "expected candidates by the catalogue's own ids"),
+        (lambda d: d.recommend(blocked=None), "expected blocked as a list of item ids, got None"),
+        (lambda d: d.recommend(k="5"), "expected k to be an integer"),
+        (lambda d: d.recommend(temperature="hot"), "expected temperature >= 0 and finite, got 'hot'"),
+        (lambda d: d.recommend(epsilon="a"), "expected 0 <= epsilon <= 1, got 'a'"),
+        (lambda d: d.recommend(diversity=None), "expected 0 <= diversity < 1, got None"),
+        (lambda d: d.recommend(context=3), r"expected features of this policy \(.*\) by name, got 3"),
+        (lambda d: d.profile([1.0]), "by name, got"),
+        (lambda d: d.explain(["1"]), "expected item by the catalogue's own ids"),
+        (lambda d: d.forget(before="2024-01-01"), "expected before as a time, aware or local"),
+        (lambda d: d.forget(before=datetime.datetime.min), "expected before as a time, aware or local"),
+        (lambda d: d.forget(before=True), "expected before as a time, aware or local"),
+        (lambda d: d.forget(item=1), "ids, which are text, got 1"),
+        (lambda d: d.forget(everything="yes"), "expected everything as True or False, got 'yes'"),
+        (lambda d: d.limit(days="1"), "expected days > 0 and finite, got '1'"),
+        (lambda d: d.conditions(charging="no"), "expected charging as True or False, got 'no'"),
+        (lambda d: d.require("charging"), r"expected Requirements\(charging"),
+        (lambda d: Requirements(charging="no"), "expected charging as True or False"),
+        (lambda d: Requirements(hours=5), "expected hours as two whole numbers"),
+        (lambda d: d.adopt("policy.bundle"), r"load_bundle\(path, keys\).package is one"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "name": 3}), "expected the name of a slate as text"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "name": ""}), "expected a slate with a name"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "at": "now"}), "expected a slate's time in seconds"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "version": None}), "expected the version of a slate"),
+        (lambda d: d.record(clicked=["\ud800"]), "expected clicked as text that UTF-8 can hold"),
+        (lambda d: d.forget(item="\ud800"), "expected item as text that UTF-8 can hold"),
+        (lambda d: slot_of(d, item=3), "expected the item of a slot as text that UTF-8 can hold, got 3"),
+        (lambda d: slot_of(d, position=10**30), "expected the slots of a slate from the top"),
+        (lambda d: slot_of(d, propensity="0.5"), "expected 0 < propensity <= 1, got '0.5'"),
+        (lambda d: slot_of(d, first_draw=None), "expected 0 <= first_draw <= 1, got None"),
         (lambda d: d.record(clicked="12"), "expected clicked as a list of item ids, got '12'"),
         (lambda d: d.record(purchase="12"), "expected purchase as a list of item ids"),
         (lambda d: d.recommend("12"), "expected candidates as a list of item ids"),
@@ -148,8 +230,9 @@ def test_a_record_keeps_the_strongest_of_what_was_done_and_everything_shown(devi
     ],
 )
 def test_wrong_calls_get_a_sentence_and_change_nothing(call, sentence, device):
-    with pytest.raises((ValueError, PolicyError), match=sentence):
+    with pytest.raises((ArgumentError, PolicyError), match=sentence) as caught:
         call(device)
+    assert "\n" not in str(caught.value)
     assert (device.store.count("interactions"), device.store.count("impressions")) == (0, 0)
     assert not device.consented
     assert device.record(clicked=["1"]) == 1
@@ -197,15 +280,14 @@ def test_a_local_adaptation_stops_between_steps_and_the_old_policy_serves_on(dev
     ("hours", "hour", "met"), [((9, 17), 9, True), ((9, 17), 17, False), ((22, 6), 3, True), ((22, 6), 12, False)]
 )
 def test_hours_and_age_of_reports(hours, hour, met):
-    import datetime
-
     now = datetime.datetime(2026, 5, 4, hour, 30).timestamp()
     assert Requirements(hours=hours).missing({}, now, sends=True) == (() if met else ("hours",))
     wanted = Requirements(charging=True, fresh=60)
     assert wanted.missing({"charging": True, "at": now - 59}, now, sends=True) == ()
     assert wanted.missing({"charging": True, "at": now - 61}, now, sends=True) == ("charging",)
     assert wanted.missing({"charging": True, "at": now + 1}, now, sends=True) == ("charging",), "a clock went back"
-    assert Requirements.from_json(replace(wanted, hours=hours).to_json()) == replace(wanted, hours=hours)
+    assert Requirements.from_values(json.loads(replace(wanted, hours=hours).to_json())) == replace(wanted, hours=hours)
+    assert Requirements.from_values({}) == Requirements()
 
 
 def test_what_was_adapted_from_a_package_that_no_longer_serves_is_thrown_away(device, world, phi):
@@ -303,6 +385,20 @@ def test_two_who_have_the_file_open_see_what_the_other_did(device):
     other.close()
 
 
+def test_a_closed_device_says_so(device):
+    device.close()
+    for call in (device.status, device.recommend, lambda: device.record(clicked=["1"])):
+        with pytest.raises(StoreError, match="was closed; open it again"):
+            call()
+    device.close()
+
+
+def test_items_may_come_from_anything_that_gives_them(device):
+    every = ids(device)
+    assert set(device.recommend((item for item in every[:3]), k=9, blocked=iter(every[:1])).items) == set(every[1:3])
+    assert device.record(clicked=(item for item in every[:2])) == 2
+
+
 def test_threads_share_a_device(device, world):
     every, failures = ids(device), []
     device.consent(True)
@@ -331,3 +427,44 @@ def test_the_newest_are_kept(device):
     for item in ids(device)[:6]:
         device.record(clicked=[item])
     assert [entry.item for entry in device.store.entries()] == ids(device)[3:6]
+
+
+@pytest.mark.parametrize("text", ["{broken", "[]", "[" * 100_000, '{"hours": 5}', '{"charging": "no"}', '{"other": 1}'])
+@pytest.mark.parametrize("name", ["limits", "profile", "consent", "about", "requirements", "report", "refusal"])
+def test_a_damaged_setting_is_told_and_is_no_consent(name, text, device, world):
+    one.fill(device, world, 0)
+    device.store.put(name, text)
+    device.renew()
+    calls = (device.status, device.adapt, device.recommend, device.export, lambda: device.record(clicked=["3"]))
+    for call in calls:
+        with contextlib.suppress(StoreError, NotAllowed, PolicyError):
+            call()
+    assert not device.store.trainings()
+
+
+def test_damaged_weights_are_passed_over_and_adapted_again(device, world, caplog):
+    one.fill(device, world, 0)
+    plain = device.explain("3").score
+    device.consent(True)
+    device.adapt()
+    adapted = device.explain("3").score
+    good = device.store.parameters("served")
+    wrong = good[:-4] + b"\x00\x00\xc0\x7f"  # one NaN
+    for damaged in (b"\x00\xff", b"", good[:-1], wrong):
+        device.store._connection.rows("UPDATE parameters SET tensors = ?", (damaged,))
+        device.renew()
+        assert device.explain("3").score == plain
+        json.dumps(device.export())
+    assert "damaged and passed over" in caplog.text
+    device.adapt()
+    assert device.explain("3").score == adapted
+
+
+@pytest.mark.parametrize("column", ["tensors", "manifest"])
+def test_a_damaged_package_is_told(column, device):
+    device.store._connection.rows(f"UPDATE packages SET {column} = ?", (b"\x00\xff" if column == "tensors" else "[",))
+    with (
+        Device.open(device.store.path) as again,
+        pytest.raises(PolicyError, match=r"expected a policy package, got something else .* adopt one again"),
+    ):
+        again.recommend()

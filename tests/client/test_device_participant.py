@@ -1,6 +1,8 @@
 """A device in a federation: what it answers equals what its cohort would, and it refuses where it must."""
 
 import dataclasses
+import subprocess
+import sys
 
 import device_world as one
 import numpy as np
@@ -11,13 +13,18 @@ from fedrec.client import adaptation
 from fedrec.client.app import _answer
 from fedrec.client.conditions import Requirements
 from fedrec.client.participant import DeviceParticipant
-from fedrec.client.wire import TrainOrder, decode_reply, encode_order
+from fedrec.client.wire import TrainOrder, TrainReply, decode_reply, encode_order
 from fedrec.errors import LedgerError, PrivacyError, WireError
 from fedrec.privacy.entropy import SeededNoise
 from fedrec.privacy.ledger import Ledger
 from fedrec.simulation.participant import Cohort
 
 PAIRS = {"policy__pairs": 3, "policy__affinity": True, "server__warm_pairs": 20, "server__rounds": 4}
+
+
+def refusal(world, number=1):
+    """What the server gets, whatever the reason: it says nothing about the owner."""
+    return TrainReply(number, world.policy.schema(), "refused", refused=1)
 
 
 def order(world, number, **changes):
@@ -123,8 +130,8 @@ def test_without_consent_nothing_is_paid_and_nothing_leaves(seat):
     world = one.world(privacy__unit="interaction")
     device, participant = seat(world)
     device.consent(False)
-    reply = participant.train(order(world, 1))
-    assert (reply.status, reply.reason, reply.refused, reply.update) == ("refused", "consent", 1, {})
+    assert participant.train(order(world, 1)) == refusal(world)
+    assert (device.status().refusal.reason, device.status().refusal.order) == ("consent", "run:1")
     assert (device.status().budget.spent, device.store.trainings()) == (0, [])
 
 
@@ -135,7 +142,9 @@ def test_without_budget_the_device_refuses_and_the_ledger_stays(seat):
     device, participant = seat(world)
     assert participant.train(order(world, 1)).status == "ok"
     spent = device.status().budget.spent
-    assert participant.train(order(world, 2)).reason == "budget"
+    assert device.status().refusal is None
+    assert participant.train(order(world, 2)) == refusal(world, 2)
+    assert device.status().refusal.reason == "budget"
     assert (device.status().budget.spent, device.status().releases) == (spent, 1)
 
 
@@ -169,7 +178,8 @@ def test_conditions_are_checked_before_anything_is_paid(missing, seat):
     device, participant = seat(world)
     device.require(Requirements(charging=True, unmetered=True))
     device.conditions(**{"charging": True, "unmetered": True} | {missing: False})
-    assert participant.train(order(world, 1)).reason == "conditions"
+    assert participant.train(order(world, 1)) == refusal(world)
+    assert device.status().refusal.reason == "conditions"
     assert device.status().budget.spent == 0
     device.conditions(charging=True, unmetered=True)
     assert participant.train(order(world, 1)).status == "ok"
@@ -204,7 +214,8 @@ def test_whatever_ends_an_adaptation_nothing_leaves_and_the_ledger_says_what_it_
     device.conditions(charging=True)
     noise = Interrupting(lambda: action(device))
     reply = DeviceParticipant(device, noise=noise).train(order(world, 1))
-    assert (reply.status, reply.reason, reply.update) == ("refused", reason, {})
+    assert reply == refusal(world)
+    assert device.status().refusal.reason == reason
     assert device.store.trainings() == []
     assert noise.draws == (4 if reason == "forgotten" else 1), "one draw a step: it stops before the next one"
     with Ledger.open(device.account.path) as ledger:
@@ -291,3 +302,26 @@ def test_what_was_released_is_marked_when_something_of_it_is_forgotten(seat):
     device.forget(item=items[0])
     assert [one.forgotten for one in device.store.trainings()] == [items.count(items[0]), 1 + items.count(items[0])]
     assert device.status().forgotten == 2
+
+
+SMALL = """
+import sys
+from fedrec.client.device import Device
+from fedrec.client.participant import DeviceParticipant
+from fedrec.client.wire import TrainOrder
+with Device.open(sys.argv[1]) as device:
+    device.adapt()
+    package = device.package
+    order = TrainOrder(round=2, phi=package.phi, schema=package.schema, devices=None, run="run")
+    print(DeviceParticipant(device).train(order).status)
+print(sorted({"opacus", "scipy", "sympy", "torch._dynamo"} & set(sys.modules)))
+"""
+
+
+def test_a_device_that_only_clips_loads_neither_opacus_nor_a_compiler(tmp_path):
+    world = one.world(privacy__unit="user")
+    with one.fill(one.device(tmp_path / "device.sqlite", world), world, 0) as device:
+        device.consent(True)
+    command = [sys.executable, "-c", SMALL, str(tmp_path / "device.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["ok", "[]"], "100 MB more than a device of 256 MB can spare"

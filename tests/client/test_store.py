@@ -1,8 +1,14 @@
 """The store: limits, migration, encryption, damage, and bytes that are gone when they were forgotten."""
 
+import contextlib
+import os
+import random
+import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
 from fedrec.client import _connection, _schema
@@ -19,7 +25,7 @@ def entry(number=0, item=None, at=None):
 
 def shown(number=0, item=None):
     item = item or f"item-{number}"
-    return Impression(item=item, slate="s", position=0, propensity=0.5, first_draw=0.25, at=number)
+    return Impression(item=item, slate=f"s{number}", position=0, propensity=0.5, first_draw=0.25, at=number)
 
 
 def add(store, *entries, impressions=(), most=1000, oldest=None):
@@ -68,7 +74,7 @@ def test_the_newest_are_kept_by_number_and_by_age(store):
         add(store, entry(number), impressions=[shown(number)] * 2, most=6)
     assert [one.item for one in store.entries()] == [f"item-{number}" for number in range(4, 10)]
     assert store.count("impressions") == 6
-    assert add(store, entry(10), most=100, oldest=8) == 4 + 2
+    assert add(store, entry(10), most=100, oldest=8) == (1, 4 + 2)
     assert [one.at for one in store.entries()] == [8, 9, 10]
     assert store.entries(after=store.entries()[1].id)[0].at == 10
 
@@ -92,7 +98,7 @@ def test_what_is_forgotten_is_in_none_of_the_bytes(how, tmp_path):
     for number in range(400):
         hidden = number % 40 == 7
         one = entry(number, item=SECRET if hidden else f"other-{number:04d}", at=number if hidden else 2_000 + number)
-        seen = Impression(item=one.item, slate="s", position=0, propensity=0.5, first_draw=0.5, at=one.at)
+        seen = Impression(item=one.item, slate=str(number), position=0, propensity=0.5, first_draw=0.5, at=one.at)
         add(store, one, impressions=[seen] * 3, most=10_000)
     assert everything(store).count(SECRET.encode()) >= 10
     assert store.forget(**how) == (4 * 400 if not how else 4 * 10)
@@ -144,6 +150,76 @@ def test_a_transaction_inside_another_is_part_of_it(store):
     assert (store.entries(), store.setting("name")) == ([], None)
     add(store, entry(1))
     assert len(store.entries()) == 1
+
+
+def test_a_slate_is_logged_once_however_often_it_is_recorded(store):
+    first = Entry(item="a", kind="click", reward=5.0, at=1, slate="one")
+    again, rated = replace(first, at=2), replace(first, kind="rating", reward=3.0)
+    assert add(store, first, impressions=[shown(1), shown(1, "b")]).interactions == 1
+    assert add(store, again, rated, impressions=[shown(1), shown(1, "b")]).interactions == 1
+    assert add(store, replace(rated, reward=4.0), replace(first, slate="two"), impressions=[shown(2)]).interactions == 2
+    assert [(one.kind, one.reward, one.slate) for one in store.entries()] == [
+        ("click", 5.0, "one"),
+        ("rating", 3.0, "one"),
+        ("rating", 4.0, "one"),
+        ("click", 5.0, "two"),
+    ]
+    assert [one.slate for one in store.impressions()] == ["s1", "s1", "s2"]
+    assert add(store, replace(first, slate=None), replace(first, slate=None)).interactions == 2, "no slate, no repeat"
+
+
+def test_looking_a_slate_up_does_not_read_the_log(store):
+    for table in ("impressions", "interactions"):
+        plan = store._connection.rows(f"EXPLAIN QUERY PLAN SELECT 1 FROM {table} WHERE slate = ?", ("x",))
+        assert f"{table}_of_slate" in str(plan)
+
+
+def create_at_once(path, number):
+    started = threading.Barrier(number)
+    found = []
+
+    def create():
+        started.wait()
+        try:
+            found.append(Store.create(path))
+        except StoreError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=create) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_of_two_who_create_the_same_store_one_does(tmp_path):
+    for turn in range(8):
+        found = create_at_once(tmp_path / f"{turn}.sqlite", 3)
+        made = [one for one in found if isinstance(one, Store)]
+        assert len(made) == 1
+        assert sum("exists at" in str(one) for one in found) == 2
+        add(made[0], entry(turn))
+        made[0].close()
+        again = Store.open(tmp_path / f"{turn}.sqlite")
+        assert len(again.entries()) == 1
+        again.close()
+
+
+def test_a_name_that_is_a_pattern_sweeps_nothing_of_others(tmp_path):
+    (tmp_path / ".d1.sqlite.new.x").mkdir()
+    Store.create(tmp_path / "d[1].sqlite").close()
+    (tmp_path / ".d[1].sqlite.new.x").mkdir()
+    Store.open(tmp_path / "d[1].sqlite").close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d1.sqlite.new.x", "d[1].sqlite"]
+
+
+@pytest.mark.parametrize("wrong", [7, True, ["k"], 1.5])
+def test_a_key_is_text_or_bytes(wrong, tmp_path):
+    pytest.importorskip("apsw")
+    with pytest.raises(StoreError, match="expected a key of text or bytes"):
+        Store.create(tmp_path / "device.sqlite", wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def old_file(path):
@@ -260,6 +336,24 @@ def test_an_encrypted_store_shows_nothing_in_any_file(tmp_path):
     store.close()
 
 
+def test_any_flipped_bit_of_an_encrypted_store_is_refused(tmp_path):
+    pytest.importorskip("apsw")
+    path = tmp_path / "device.sqlite"
+    store = Store.create(path, KEY)
+    for number in range(40):
+        add(store, entry(number), impressions=[shown(number)])
+    store.close()
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for place in [*range(0, 100, 9), *(generator.randrange(len(content)) for _ in range(30))]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        assert "can't be" in refused(path, KEY) or "damaged" in refused(path, KEY), place
+    path.write_bytes(content)
+    Store.open(path, KEY).close()
+
+
 def test_without_the_extra_a_key_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apsw", None)
     with pytest.raises(StoreError, match=r'pip install "fedrec\[encryption\]"'):
@@ -284,6 +378,92 @@ def test_recording_needs_neither_torch_nor_numpy():
     code = "import sys, fedrec; fedrec.Device; print(sorted({'torch', 'numpy', 'flwr', 'opacus'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Full:
+    """A connection on a disk that has no room for a second copy of the file."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+    def execute(self, sql, *values):
+        if sql == "VACUUM":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._raw.execute(sql, *values)
+
+    def __getattr__(self, name):
+        return getattr(self._raw, name)
+
+
+def test_forgetting_without_room_says_what_is_left_and_the_next_opening_finishes_it(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "device.sqlite"
+    store = Store.create(path)
+    add(store, entry(item=SECRET), entry(1))
+    store._connection._raw = Full(store._connection._raw)
+    with pytest.raises(StoreError, match=r"the rows are deleted, but no space .* make 1 MB of room and open") as caught:
+        store.forget(item=SECRET)
+    assert "\n" not in str(caught.value)
+    assert (store.count("interactions"), store.unscrubbed) == (1, True)
+    store.close()
+    plain = _connection._plain
+    monkeypatch.setattr(_connection, "_plain", lambda path: (Full(plain(path)[0]), plain(path)[1]))
+    with caplog.at_level("WARNING", logger="fedrec.client.store"):
+        still = Store.open(path)
+    assert "no space is left to write" in caplog.text
+    assert still.unscrubbed
+    assert [one.item for one in still.entries()] == ["item-1"], "it can be used meanwhile"
+    still.close()
+    monkeypatch.undo()
+    finished = Store.open(path)
+    assert not finished.unscrubbed
+    finished.close()
+    assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_up(path):
+    junk = os.open(path, os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(junk, b"x" * 4096)
+    os.close(junk)
+
+
+def test_a_disk_that_is_really_full(small_disk, key):
+    store = Store.create(small_disk / "device.sqlite", key)
+    for number in range(300):
+        rows = [replace(shown(number, "x" * 100), position=place) for place in range(10)]
+        add(store, entry(number, item=SECRET if number % 7 == 0 else None), impressions=rows, most=10_000)
+    fill_up(small_disk / "junk")
+    with pytest.raises(StoreError, match="no space is left to write"):
+        store.forget(item=SECRET)
+    store.close()
+    again = Store.open(small_disk / "device.sqlite", key)
+    assert (again.unscrubbed, again.count("interactions")) == (True, 257)
+    again.close()
+    (small_disk / "junk").unlink()
+    done = Store.open(small_disk / "device.sqlite", key)
+    assert not done.unscrubbed
+    assert SECRET.encode() not in everything(done)
+    done.close()
+
+
+@pytest.mark.parametrize("error", ["attempt to write a readonly database", "unable to open database file"])
+def test_a_store_that_may_not_be_written_is_not_called_damaged(error, tmp_path):
+    path = tmp_path / "device.sqlite"
+    told = _connection._sentence(path, False, error)
+    assert told == f"the device store {path} can't be written; allow writing to the file and to its folder"
 
 
 def test_a_full_disk_is_told_and_changes_nothing(store):

@@ -294,6 +294,7 @@ def test_a_broken_order_is_one_sentence(name):
         (lambda: wire.encode_order(order(run="")), "expected run to be set"),
         (lambda: wire.encode_reply(reply(status="refused")), "nothing to be summed"),
         (lambda: wire.encode_reply(reply(reason="no, because")), "one word"),
+        (lambda: wire.encode_reply(TrainReply(3, "s1", "refused", reason="consent")), "status error only"),
         (lambda: wire.encode_reply(reply(devices=-1)), ">= 0"),
         (lambda: wire.encode_reply(reply(status="late")), "got 'late'"),
         (lambda: wire.encode_reply(reply(unclipped=3)), "from 0 to 2 devices, got 3"),

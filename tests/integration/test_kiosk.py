@@ -51,7 +51,7 @@ def kiosk() -> Iterator[object]:
 
     yield app
     sys.path.remove(str(KIOSK))
-    for name in ("app", "films", "policy", "screen"):
+    for name in ("app", "films", "idle", "policy", "screen"):
         sys.modules.pop(name, None)
 
 
@@ -155,7 +155,7 @@ def test_without_consent_nothing_is_trained_and_nothing_leaves(client):
     assert not view["status"]["consent"]
     assert "consent" in client.post("/api/adapt", json={}).json()["detail"]
     answer = act(client, "rehearse")
-    assert answer["answer"] == {"status": "refused", "reason": "consent", "values": {}}
+    assert (answer["answer"], answer["reason"]) == ({"status": "refused", "values": {}}, "consent")
     assert answer["view"]["status"]["budget"]["spent"] == 0
     assert act(client, "export")["trainings"] == []
 
@@ -181,7 +181,7 @@ def test_what_would_leave_is_paid_for_until_the_budget_is_spent(client, kiosk, h
         assert found["bytes"] == 4 * sum(map(len, values.values()))
         assert found["norm"] > 0
         assert len(spent) < 100
-    assert found["answer"] == {"status": "refused", "reason": "budget", "values": {}}
+    assert (found["answer"], found["reason"]) == ({"status": "refused", "values": {}}, "budget")
     assert spent[:-1] == sorted(set(spent[:-1]))
     assert 0 < spent[-1] == spent[-2] <= found["view"]["status"]["budget"]["epsilon"]
     assert set(values) == {"affinity", "taste"}, "frozen parameters and personal ones stay"
@@ -210,6 +210,60 @@ def test_a_kiosk_that_is_opened_again_knows_its_person(kiosk, home):
         liked = like(one)["liked"]
     with TestClient(kiosk.create_app(kiosk.open_device(home)), "http://127.0.0.1", headers=SCREEN) as other:
         assert other.get("/api/view").json()["liked"] == liked
+
+
+@pytest.fixture
+def waiting(kiosk, home) -> Iterator[SimpleNamespace]:
+    """The app with a limit of a minute, and a clock that stands still until it is told."""
+    from idle import Idle
+
+    clock = SimpleNamespace(now=1000.0)
+    app = kiosk.create_app(kiosk.open_device(home), Idle(60, lambda: clock.now))
+    with TestClient(app, "http://127.0.0.1", headers=SCREEN) as client:
+        yield SimpleNamespace(client=client, clock=clock)
+
+
+def test_who_has_gone_is_forgotten_and_consent_is_the_next_ones(waiting):
+    client, clock = waiting.client, waiting.clock
+    like(client)
+    act(client, "consent", given=True)
+    clock.now += 50
+    assert act(client, "here") == {"left": 60.0}
+    clock.now += 50
+    before = client.get("/api/view").json()
+    assert (before["idle"], len(before["liked"])) == ({"left": 10.0, "seconds": 60}, 1)
+    time.sleep(1.5)  # long enough for a look at the clock
+    assert client.get("/api/view").json() == before, "looking is no touch, and nobody has gone yet"
+    clock.now += 11
+    for _ in range(600):
+        after = client.get("/api/view").json()
+        if after["slate"] != before["slate"]:
+            break
+        time.sleep(0.1)
+    status = after["status"]
+    assert (after["liked"], status["impressions"], status["consent"]) == ([], 0, False)
+    assert after["idle"] == {"left": 60.0, "seconds": 60}
+    held = act(client, "export")
+    assert (held["interactions"], held["impressions"], held["profile"]) == ([], [], {})
+
+
+def test_a_kiosk_without_a_limit_forgets_nobody(client, kiosk, home):
+    from screen import Screen
+
+    like(client)
+    assert client.get("/api/view").json()["idle"] is None
+    assert act(client, "here") == {"left": None}
+    with kiosk.open_device(home) as device:
+        assert not Screen(device).leave()
+    assert len(client.get("/api/view").json()["liked"]) == 1
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
+def test_minutes_are_minutes(text, kiosk, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--forget-after", text])
+    with pytest.raises(SystemExit, match="2"):
+        kiosk.main()
+    assert f"expected minutes >= 0, got '{text}'" in capsys.readouterr().err
 
 
 def test_pages_of_other_origins_get_nothing(client):
@@ -254,12 +308,12 @@ def test_invented_titles_differ_and_are_the_same_every_time(kiosk):
 
 
 @contextmanager
-def running(home: Path, output: Path) -> Iterator[str]:
+def running(home: Path, output: Path, *options: str) -> Iterator[str]:
     """The kiosk in a process of its own, on a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(KIOSK / "app.py"), "--home", str(home), "--port", str(port)]
+    command = [sys.executable, str(KIOSK / "app.py"), "--home", str(home), "--port", str(port), *options]
     with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=home) as process:
         try:
             for _ in range(600):
@@ -306,6 +360,26 @@ def test_a_person_goes_through_the_page(home, tmp_path):
     assert (held["interactions"], held["consent"]["given"], len(held["trainings"])) == ([], True, 1)
     (line,) = output.read_text().splitlines()
     assert line.startswith(f"the kiosk is open: {address}"), "nothing that was tapped is told"
+
+
+@pytest.mark.integration
+def test_a_wall_that_is_left_alone_becomes_a_strangers(home, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with browsing(tmp_path / "profile") as browser, running(home, tmp_path / "out", "--forget-after", "0.2") as address:
+        browser.get(address)
+        find = lambda selector: browser.find_element("css selector", selector)  # noqa: E731
+        until = lambda condition: WebDriverWait(browser, 60).until(lambda _: condition())  # noqa: E731
+        until(lambda: browser.find_elements("css selector", ".film"))
+        find(".switch").click()
+        until(lambda: find("#rehearse").is_enabled())
+        find(".poster").click()
+        until(lambda: find("#count").text == "1")
+        assert "Left alone for 12 seconds" in find("#idle").text
+        until(lambda: "everything is forgotten" in find("#hint").text)
+        assert (find("#count").text, browser.find_elements("css selector", ".because")) == ("0", [])
+        assert not find("#consent").is_selected()
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 
 def walk(browser, address: str) -> None:

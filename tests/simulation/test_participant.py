@@ -67,7 +67,7 @@ def test_an_exhausted_device_is_refused_and_the_others_go_on(tmp_path):
     alone = node.train(order(world, 3, devices=[5], run="another"))
     assert small.same(mixed.update, alone.update)
     nobody = node.train(order(world, 4, devices=[0, 2]))
-    assert (nobody.status, nobody.reason, nobody.refused, nobody.update) == ("refused", "budget", 2, {})
+    assert (nobody.status, nobody.reason, nobody.refused, nobody.update) == ("refused", "", 2, {})
 
 
 def test_where_the_noise_is_given_nobody_spends_more_than_what_was_told(tmp_path):

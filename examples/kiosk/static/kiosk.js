@@ -14,6 +14,8 @@ const find = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let view = null;
 let busy = false;
+let leaving = 0;
+let seen = 0;
 
 function make(kind, name = "", content = "") {
   const part = document.createElement(kind);
@@ -57,7 +59,34 @@ function show(found, { compare = true } = {}) {
   const fresh = found.films.filter((film) => !before.has(film.id)).length;
   showWall(before);
   showDevice();
+  watch(found.idle && found.idle.left);
   return fresh;
+}
+
+/** When nobody has been here for long enough, the device forgets; the page then shows a stranger's wall, too. */
+function watch(left) {
+  clearTimeout(leaving);
+  if (left !== null) leaving = setTimeout(refresh, 1000 * left + 500);
+}
+
+async function refresh() {
+  watch(5);
+  await act(async () => {
+    const found = await ask("view");
+    if (found.slate === view?.slate) return watch(Math.max(found.idle.left, 1));
+    find("dialog").close();
+    show(found, { compare: false });
+    scrollTo(0, 0);
+    say("Nobody was here for a while: everything is forgotten. Tap a film that you like.");
+  });
+}
+
+/** Whoever reads, scrolls or points is here, too; told now and then. */
+function here() {
+  const now = Date.now();
+  if (!view?.idle || now - seen < Math.min(20000, 250 * view.idle.seconds)) return;
+  seen = now;
+  ask("here", {}).then((found) => watch(found.left)).catch(() => {});
 }
 
 function showWall(before) {
@@ -130,8 +159,12 @@ function showDevice() {
   find("adapted").textContent = status.adapted
     ? "The wall comes from a policy that was fine-tuned here. It never leaves."
     : "The wall comes from the shared policy and what you liked.";
+  find("idle").hidden = !view.idle;
+  if (view.idle) find("idle").textContent = `Left alone for ${span(view.idle.seconds)}, this kiosk forgets by itself: taps, training, consent.`;
   showBudget(status);
 }
+
+const span = (seconds) => (seconds < 60 ? many(Math.round(seconds), "second") : many(Math.round(seconds / 60), "minute"));
 
 function likedFilm(film) {
   const item = make("li");
@@ -250,7 +283,7 @@ async function rehearse() {
   show(found.view);
   if (found.answer.status !== "ok") {
     const reason = { budget: "The budget is spent. This device answers every further round with a refusal, for good.", consent: "There is no consent." };
-    open("Nothing would leave", make("p", "", reason[found.answer.reason] ?? `The device refused: ${found.answer.reason}.`));
+    open("Nothing would leave", make("p", "", reason[found.reason] ?? "This device refused the round."));
     return;
   }
   const count = Object.values(found.answer.values).flat().length;
@@ -296,6 +329,7 @@ async function download() {
   URL.revokeObjectURL(link.href);
 }
 
+for (const sign of ["pointerdown", "pointermove", "keydown", "wheel", "touchmove"]) addEventListener(sign, here, { passive: true });
 find("others").addEventListener("click", () => act(async () => {
   show(await ask("others", { slate: view.slate }), { compare: false });
   say("Other films, drawn anew.");

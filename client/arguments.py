@@ -1,0 +1,114 @@
+"""What an app hands to a device, checked before anything happens: each wrong value gets one sentence.
+
+A value of another type must not pass as one that is meant: the letters of a text are no items, and "no" is not True.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from .._validate import is_number
+from ..errors import ArgumentError
+
+LATEST = 2.0**62
+"""Seconds, and rows, that SQLite's integers hold."""
+
+
+def item_ids(name: str, items: object) -> list[str]:
+    """Several ids.
+
+    Raises:
+        ArgumentError: one id (each of its characters would count as an item), or anything else than several texts.
+    """
+    if isinstance(items, str):
+        raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}; write [{items!r}]")
+    if not isinstance(items, Iterable):
+        raise ArgumentError(f"expected {name} as a list of item ids, got {items!r}")
+    found = list(items)
+    with contextlib.suppress(TypeError):  # not all are texts: the loop says which
+        if "".join(found).isascii():  # ten thousand ids at once
+            return found
+    return [item_id(name, item) for item in found]
+
+
+def item_id(name: str, item: object) -> str:
+    """One id: the catalogue's own, always text.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if not isinstance(item, str):
+        raise ArgumentError(f"expected {name} by the catalogue's own ids, which are text, got {item!r}")
+    return text(name, item)
+
+
+def text(name: str, value: object) -> str:
+    """Text that a file can hold.
+
+    Raises:
+        ArgumentError: no text, or halves of characters, which UTF-8 does not know.
+    """
+    if not isinstance(value, str) or not _encodable(value):
+        raise ArgumentError(f"expected {name} as text that UTF-8 can hold, got {value!r}")
+    return value
+
+
+def ratings(rating: object, low: float, high: float) -> dict[str, float]:
+    """Rewards by item id.
+
+    Raises:
+        ArgumentError: not by item, no numbers, or not from ``low`` to ``high``.
+    """
+    if not isinstance(rating, Mapping):
+        raise ArgumentError(f"expected rating as a mapping of item ids to numbers, got {rating!r}")
+    for item, value in rating.items():
+        item_id("rating", item)
+        if not (is_number(value) and low <= value <= high):  # NaN too
+            raise ArgumentError(f"expected a rating from {low:g} to {high:g}, got {value!r} for {item!r}")
+    return {item: float(value) for item, value in rating.items()}
+
+
+def features(values: object, names: Collection[str]) -> dict[str, float]:
+    """A device's features by name.
+
+    Raises:
+        ArgumentError: not by name, a name that the policy does not know, or no finite number.
+    """
+    known = ", ".join(names) or "none"
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"expected features of this policy ({known}) by name, got {values!r}")
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if name not in names:
+            raise ArgumentError(f"expected features of this policy ({known}), got {name!r}")
+        if not (is_number(value) and math.isfinite(value)):
+            raise ArgumentError(f"expected a finite number as feature {name!r}, got {value!r}")
+        found[name] = float(value)
+    return found
+
+
+def seconds(before: object) -> int:
+    """Whole seconds since 1970, rounded up.
+
+    Raises:
+        ArgumentError: no time that SQLite can hold.
+    """
+    value: Any = before
+    if isinstance(before, datetime):
+        with contextlib.suppress(ValueError, OverflowError):  # years at the ends of the calendar
+            value = before.timestamp()
+    if not (is_number(value) and -LATEST < value < LATEST):  # NaN too
+        raise ArgumentError(f"expected before as a time, aware or local, or seconds since 1970, got {before!r}")
+    return math.ceil(value)
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
