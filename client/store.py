@@ -293,6 +293,7 @@ class Store:
                 self._connection.rows("DELETE FROM parameters")
             if not where:
                 self.put("profile", None)
+                self.put("refusal", None)  # it says what the owner chose
             self._mark(found)
             self._begin_epoch()
             self.put(_SCRUB, "pending")

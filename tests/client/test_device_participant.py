@@ -133,6 +133,8 @@ def test_without_consent_nothing_is_paid_and_nothing_leaves(seat):
     assert participant.train(order(world, 1)) == refusal(world)
     assert (device.status().refusal.reason, device.status().refusal.order) == ("consent", "run:1")
     assert (device.status().budget.spent, device.store.trainings()) == (0, [])
+    device.forget(everything=True)
+    assert device.status().refusal is None
 
 
 def test_without_budget_the_device_refuses_and_the_ledger_stays(seat):
