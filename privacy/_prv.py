@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ def prv_epsilon(history: History, delta: float) -> float:
         try:
             needed = _domain(history, delta)
             for error in (_EPSILON_ERROR, 5 * _EPSILON_ERROR, 25 * _EPSILON_ERROR):
-                half_width, step = max(needed, error) + 3, error / _steps_and_error(history, delta)
+                half_width, step = max(needed, error) + 3, error / _fineness(history, delta)
                 if 2 * half_width / step <= _MAX_MESH:
                     cost = _composed(history, delta, error, half_width, step)
                     return max(0.0, cost) if math.isfinite(cost) else math.inf
@@ -46,7 +47,7 @@ def prv_epsilon(history: History, delta: float) -> float:
     return math.inf
 
 
-def _steps_and_error(history: History, delta: float) -> float:
+def _fineness(history: History, delta: float) -> float:
     """How much finer than the error the mesh has to be."""
     return math.sqrt(sum(charge.steps for charge in history) * math.log(12_000 / delta) / 2)
 
@@ -57,10 +58,7 @@ def _domain(history: History, delta: float) -> float:
 
     error, steps = delta / 1000, sum(charge.steps for charge in history)
     orders = RDPAccountant.DEFAULT_ALPHAS
-    once = [
-        convert((type(charge)(charge.noise_multiplier, charge.sample_rate, 1),), orders, error / (8 * steps))[0]
-        for charge in history
-    ]
+    once = [convert((replace(charge, steps=1),), orders, error / (8 * steps))[0] for charge in history]
     return max(convert(history, orders, error / 4)[0], *once)
 
 
