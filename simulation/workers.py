@@ -1,8 +1,9 @@
 """Worker processes for the cohort engine: Python's lock holds threads up, and not processes.
 
-A worker is this package started anew on pipes, so that a caller's script is never imported a second time and no thread
+A worker is this package started anew on a pipe, so that a caller's script is never imported a second time and no thread
 of the caller's is forked. It gets the world once and a round's task once, through a private temporary file that all of
-them map; then parts of the round, one after the other. It ends when its pipe closes, whatever became of the caller.
+them map; then numbers of parts of the round, the next one while it is at one, so that it never waits for the caller. It
+ends when its pipe closes, whatever became of the caller.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import itertools
 import mmap
 import os
 import pickle
-import queue
 import subprocess
 import sys
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,13 @@ from ..errors import RunError
 from .cohort import CohortResult, Task
 from .memory import keep_freed_memory
 from .placement import compute_device
-from .schedule import Ints, in_order
+from .schedule import Ints
 from .world import World
 
 _WORTH = 5_000_000_000
 """Floats of all rounds from which the start of processes (some seconds) is worth it: about a minute of one core."""
+_AHEAD = 2
+"""Parts that a worker is given at once: one to do and one to go on with."""
 _START = "from fedrec.simulation.workers import serve; serve()"
 
 
@@ -74,29 +79,45 @@ class Workers:
         """
         self._confirm()
         path = self.folder / f"task-{next(self._rounds)}"
-        _ship(task, path, _names_of(self._world))
-        idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        for process in self.processes:
-            idle.put(process)
-
-        def ask(part: Sequence[Ints]) -> CohortResult:
-            process = idle.get()
-            try:
-                return process.ask(path, part)
-            finally:
-                idle.put(process)
-
+        _ship((task, parts), path, _names_of(self._world))
         try:
-            yield from in_order(ask, parts, threads=len(self.processes))
+            yield from self._answers(path, len(parts))
         finally:
+            for process in self.processes:
+                process.finish()
             path.unlink()
+
+    def _answers(self, path: Path, count: int) -> Iterator[CohortResult]:
+        """Answers to the parts of the task in a file, in their order; few more are asked for than are taken."""
+        found: dict[int, CohortResult] = {}
+        asked = 0
+        for taken in range(count):
+            while taken not in found:
+                for ahead in range(_AHEAD):
+                    for process in self.processes:
+                        last = count - asked <= len(self.processes)  # the end: a part for whoever is ready first
+                        if process.owes <= (0 if last else ahead) and asked < min(count, taken + self._most):
+                            process.ask(path, asked)
+                            asked += 1
+                for process in self._ready():
+                    found.update([process.answer()])
+            yield found.pop(taken)
+
+    @property
+    def _most(self) -> int:
+        return 2 * _AHEAD * len(self.processes)
+
+    def _ready(self) -> list[_Process]:
+        """Who has an answer, or has ended; waits until one has."""
+        owing = {process.pipe: process for process in self.processes if process.owes}
+        return [owing[pipe] for pipe in wait(list(owing)) if isinstance(pipe, Connection)]
 
     def _confirm(self) -> None:
         """Wait until all of them have the world, and remove its file: whatever becomes of the caller, none is left."""
         world = self.folder / "world"
         if world.exists():
             for process in self.processes:
-                process.answer()
+                process.receive()
             world.unlink()
 
     def close(self) -> None:
@@ -115,56 +136,74 @@ class _Process:
 
     def __init__(self, world: Path) -> None:
         here = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._popen = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=here,
-            process_group=0 if os.name == "posix" else None,
-        )
+        self.pipe, far = Pipe()
+        with far:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=far.fileno(),
+                env=here,
+                process_group=0 if os.name == "posix" else None,
+            )
+        self._asked: deque[int] = deque()
         self._send(world)
-
-    def ask(self, task: Path, part: Sequence[Ints]) -> CohortResult:
-        """Adapt a part of the task in a file."""
-        self._send((task, part))
-        answer = self.answer()
-        if not isinstance(answer, CohortResult):
-            raise TypeError(f"expected a CohortResult, got {type(answer).__name__}")
-        return answer
-
-    def answer(self) -> object:
-        """The next answer of the process; raises what went wrong there.
-
-        Raises:
-            RunError: it has ended.
-        """
-        try:
-            answer = _load(self._popen.stdout, {})
-        except (EOFError, pickle.UnpicklingError):
-            code = self._popen.wait()
-            raise RunError(
-                f"expected an answer of a worker process, got its end with code {code}; resume the run, with fewer "
-                "engine.workers if memory was short"
-            ) from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
     @property
     def id(self) -> int:
         """The system's number of the process."""
         return self._popen.pid
 
+    @property
+    def owes(self) -> int:
+        """How many answers it owes."""
+        return len(self._asked)
+
+    def ask(self, task: Path, part: int) -> None:
+        """Have it adapt a part of the task in a file."""
+        self._asked.append(part)
+        self._send((task, part))
+
+    def answer(self) -> tuple[int, CohortResult]:
+        """The part that was asked for first of those it owes, and what came of it; raises what went wrong there.
+
+        Raises:
+            RunError: it has ended.
+        """
+        part, answer = self._asked.popleft(), self.receive()
+        if not isinstance(answer, CohortResult):
+            raise TypeError(f"expected a CohortResult, got {type(answer).__name__}")
+        return part, answer
+
+    def finish(self) -> None:
+        """Take what it still owes, so that the next answer is to the next question."""
+        while self._asked:
+            with contextlib.suppress(Exception):  # the first thing that went wrong is on its way already
+                self.answer()
+
+    def receive(self) -> object:
+        """Its next message; raises what went wrong there.
+
+        Raises:
+            RunError: it has ended.
+        """
+        try:
+            message = pickle.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            code = self._popen.wait()
+            raise RunError(
+                f"expected an answer of a worker process, got its end with code {code}; resume the run, with fewer "
+                "engine.workers if memory was short"
+            ) from None
+        if isinstance(message, Exception):
+            raise message
+        return message
+
     def _send(self, message: object) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has ended: asking for its answer says so
-            _dump(message, self._popen.stdin, {})
+            self.pipe.send_bytes(_packed(message))
 
     def close(self) -> None:
         """Close the pipe, which ends it, and wait."""
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        self.pipe.close()
         try:
             self._popen.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -174,22 +213,20 @@ class _Process:
 
 def serve() -> None:
     """A worker's life: the world, then parts of tasks until the pipe closes."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anything prints must not end up among the answers
+    os.dup2(2, 1)  # what anything prints is for people
     torch.set_num_threads(1)
     keep_freed_memory()
     path: Path | None = None
     task: Task | None = None
-    try:
-        known = {name: thing for thing, name in _things(_unship(_load(source, {}), {}))}
-        _dump("ready", sink, {})
+    parts: Sequence[Sequence[Ints]] = ()
+    with Connection(os.dup(0)) as pipe, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        known = {name: thing for thing, name in _things(_unship(pickle.loads(pipe.recv_bytes()), {}))}
+        pipe.send_bytes(_packed("ready"))
         while True:
-            asked, part = _load(source, {})
+            asked, number = pickle.loads(pipe.recv_bytes())
             if asked != path:
-                path, task = asked, _unship(asked, known)
-            _dump(_answer(task, part), sink, {})
-    except (EOFError, BrokenPipeError):
-        return
+                path, (task, parts) = asked, _unship(asked, known)
+            pipe.send_bytes(_packed(_answer(task, parts[number])))
 
 
 def _answer(task: Task | None, part: Sequence[Ints]) -> object:
@@ -240,13 +277,10 @@ class _Unpickler(pickle.Unpickler):
         return self._known[name]
 
 
-def _dump(message: object, stream: Any, names: dict[int, str]) -> None:
-    _Pickler(stream, protocol=5, names=names).dump(message)
-    stream.flush()
-
-
-def _load(stream: Any, known: dict[str, object]) -> Any:
-    return _Unpickler(stream, known=known).load()
+def _packed(message: object) -> bytes:
+    text = io.BytesIO()
+    _Pickler(text, protocol=5, names={}).dump(message)
+    return text.getvalue()
 
 
 def _ship(thing: object, path: Path, names: dict[int, str]) -> None:
