@@ -143,6 +143,11 @@ def _sentence(path: Path, keyed: bool, error: str) -> str:
         return f"the device store {path} can't be read with this key: it is another one's, or the file is damaged"
     if unreadable:
         return f"expected a device store in {path}, got a file that is encrypted or none at all; give its key"
+    if "disk I/O error" in error:
+        return (
+            f"the device store {path} can't be read or written now ({error}): nothing was changed; check the disk and "
+            "the process's limits and try again, and only where it stays restore a copy: its ledger stays"
+        )
     return f"the device store {path} can't be used ({error}); restore a copy, or begin a new one: its ledger stays"
 
 

@@ -274,7 +274,8 @@ class Device:
         purchases earn the highest reward of the package's range.
 
         A slate may be recorded again, after a crash or when more was done with it: what it showed is logged once, and
-        so is the same interaction (item, kind and reward) with it.
+        so is the same interaction (item, kind and reward) with it. Of a slate that was drawn before the last ``forget``
+        only what was done is logged, without propensities: they could tell what was forgotten.
 
         Args:
             slate: as ``recommend`` gave it; none: the items were found without it, and have no propensity.
@@ -300,6 +301,9 @@ class Device:
         self._check_items(done, slots if slate is not None else None)
         now = self._now()
         name = None if slate is None else slate.name
+        forgot = self.store.forgot
+        if slate is not None and forgot is not None and slate.at <= forgot:
+            slots = {}  # what it says was drawn knowing what is forgotten by now
         entries = [_entry(item, kind, reward, now, slots.get(item), name) for item, (kind, reward) in done.items()]
         shown = [_impression(slot, name or "", now) for slot in slots.values()]
         return self._add(entries, shown, now)
@@ -430,6 +434,9 @@ class Device:
     ) -> int:
         """Remove interactions and impressions for good: from the log and from the bytes of the file.
 
+        What was shown since the first of them, or in one slate with it, goes too, and what was done with it stays
+        without propensities: both were worked out knowing what is to be forgotten, and could tell it.
+
         What was adapted on this device from any of them is dropped; what had left it is marked (``status``,
         ``export``). The ledger stays: what was spent is spent. Packages, which hold nothing private, and consent stay.
 
@@ -452,7 +459,7 @@ class Device:
         item = None if item is None else arguments.item_id("item", item)
         with self._lock:
             self._seat = None
-            return self.store.forget(before=limit, item=item)
+            return self.store.forget(now=self._now(), before=limit, item=item)
 
     def export(self) -> dict[str, Any]:
         """Everything that the device holds about its user, as values for JSON."""
@@ -468,6 +475,8 @@ class Device:
                 "impressions": [asdict(shown) for shown in store.impressions()],
                 "trainings": [asdict(training) for training in store.trainings()],
                 "adapted": {kind: readable(store.parameters(kind)) for kind in ("served", "personal")},
+                "refusal": store.values("refusal") or None,
+                "forgot": store.forgot,
             }
 
     def consent(self, given: bool) -> None:
@@ -578,11 +587,15 @@ class Device:
     def refused(self, order: str, reason: str) -> None:
         """Note, for :meth:`status` alone, that an order was refused, and why; a disk that is full is no reason to fail.
 
+        That something was forgotten meanwhile is not noted: it would be a trace of it.
+
         Args:
             order: ``run:round``.
             reason: one word.
         """
         logger.info("refused order %s: %s", order, reason)
+        if reason == "forgotten":
+            return
         with contextlib.suppress(StoreError):
             self.store.put("refusal", json.dumps(asdict(Refusal(order=order, reason=reason, at=self._now()))))
 
@@ -616,7 +629,7 @@ def _about(package: PolicyPackage) -> str:
 
 def _entry(item: str, kind: Kind, reward: float, at: int, slot: Slot | None, slate: str | None) -> Entry:
     if slot is None:
-        return Entry(item=item, kind=kind, reward=reward, at=at)
+        return Entry(item=item, kind=kind, reward=reward, at=at, slate=slate)
     return Entry(
         item=item,
         kind=kind,

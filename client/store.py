@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 from .. import _durable
 from ..errors import NotAllowed, StoreError
 from ._connection import Connection, NoSpace, drain
+from ._forgetting import forget_rows
 from ._schema import migrate
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ _SHOWN = "id, at, item, slate, position, propensity, first_draw"
 _TRAINING = "at, kind, name, version, last, used, forgotten"
 _SCRUB = "scrub"
 _EPOCH = "epoch"
+_VOID = "void"
+_FORGOT = "forgot"
+_MEANWHILE = {"forgotten": "something was forgotten", "consent": "consent was withdrawn"}
+"""What began an epoch, as it is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,10 +275,16 @@ class Store:
             ((rows,),) = self._connection.rows(f"SELECT count(*) FROM {table}")
         return int(rows)
 
-    def forget(self, *, before: int | None = None, item: str | None = None) -> int:
+    def forget(self, *, now: int, before: int | None = None, item: str | None = None) -> int:
         """Remove what is older than ``before``, or about ``item``, or (with neither) everything; from the bytes, too.
 
-        What was trained on a removed interaction is marked, and what it left on this device is dropped.
+        What could tell it from what is left goes with it (``_forgetting``). What was trained on a removed interaction
+        is marked, and what it left on this device is dropped.
+
+        Args:
+            now: seconds since 1970: what slates of before say is not to be logged any more.
+            before: seconds since 1970.
+            item: id.
 
         Returns:
             How many interactions and impressions were removed.
@@ -282,37 +293,34 @@ class Store:
             StoreError: the rows are gone, their bytes are not yet: another process reads the file all the time, or no
                 space is left to write it anew. Opening the store again finishes it.
         """
-        where, values = _where(before, item)
+        everything = before is None and item is None
         with self.transaction():
-            found = [int(i) for (i,) in self._connection.rows(f"SELECT id FROM interactions{where}", values)]
-            removed = len(found)
-            self._connection.rows(f"DELETE FROM interactions{where}", values)
-            for (_,) in self._connection.rows(f"DELETE FROM impressions{where} RETURNING id", values):
-                removed += 1
-            if found or not where:
+            forgotten = forget_rows(self._connection, before=before, item=item)
+            if forgotten.learned or everything:
                 self._connection.rows("DELETE FROM parameters")
-            if not where:
+            if everything:
                 self.put("profile", None)
                 self.put("refusal", None)  # it says what the owner chose
-            self._mark(found)
-            self._begin_epoch()
+            self._begin_epoch("forgotten")
+            self.put(_FORGOT, str(now))
             self.put(_SCRUB, "pending")
         self.scrub()
-        return removed
+        return forgotten.removed
+
+    @property
+    def forgot(self) -> int | None:
+        """When something was last forgotten, in seconds since 1970; none where nothing was."""
+        found = self.setting(_FORGOT)
+        return None if found is None else int(found)
 
     @property
     def epoch(self) -> int:
         """Grows when something is forgotten or adapted parameters are dropped: a training of before is void."""
         return int(self.setting(_EPOCH) or 0)
 
-    def _begin_epoch(self) -> None:
+    def _begin_epoch(self, why: str) -> None:
         self.put(_EPOCH, str(self.epoch + 1))
-
-    def _mark(self, ids: Sequence[int]) -> None:
-        for row, last in self._connection.rows("SELECT id, last FROM trainings"):
-            lost = sum(one <= last for one in ids)
-            if lost:
-                self._connection.rows("UPDATE trainings SET forgotten = forgotten + ? WHERE id = ?", (lost, row))
+        self.put(_VOID, why)
 
     def scrub(self) -> None:
         """Write the file anew without what was deleted, and cut the write-ahead log to nothing.
@@ -402,7 +410,8 @@ class Store:
         values = (training.at, training.kind, training.name, training.version, training.last, training.used)
         with self.transaction():
             if self.epoch != epoch:
-                raise NotAllowed("forgotten", "something was forgotten meanwhile: what was trained is thrown away")
+                why = self.setting(_VOID) or "forgotten"
+                raise NotAllowed(why, f"{_MEANWHILE.get(why, why)} meanwhile: what was trained is thrown away")
             if kind == "served" and self.versions().get("current", training.version) != training.version:
                 raise NotAllowed("adopted", "another package was adopted meanwhile: what was trained is thrown away")
             self._connection.rows(
@@ -415,7 +424,7 @@ class Store:
         """Remove everything that was adapted on this device. Within :meth:`transaction` it is part of it."""
         with self._lock:
             self._connection.rows("DELETE FROM parameters")
-            self._begin_epoch()
+            self._begin_epoch("consent")
 
     def trainings(self) -> list[Training]:
         """Everything that was ever trained on this device's log, oldest first."""
@@ -444,9 +453,3 @@ def _begin(path: Path, key: str | bytes | None) -> None:
     finally:
         connection.close()
     os.chmod(path, 0o600)
-
-
-def _where(before: int | None, item: str | None) -> tuple[str, tuple[int | str, ...]]:
-    if before is not None:
-        return " WHERE at < ?", (before,)
-    return (" WHERE item = ?", (item,)) if item is not None else ("", ())

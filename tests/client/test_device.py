@@ -326,6 +326,75 @@ def test_what_was_forgotten_has_left_no_trace_in_what_is_served(device, world, t
         assert never.explain("3").score == device.explain("3").score
 
 
+def drawn(device, k=3):
+    slate = device.recommend(k=k)
+    device.record(slate, clicked=slate.items[:2])
+    return slate
+
+
+def probabilities(device):
+    """Of what is left in the file, by slate: interactions' and impressions'."""
+    found = device.export()
+    rows = [row for row in found["interactions"] if row["slate"]] + found["impressions"]
+    told = {row["slate"] for row in rows if (row["propensity"], row["first_draw"], row["position"]) != (None,) * 3}
+    return told, {row["slate"] for row in found["impressions"]}
+
+
+def test_what_is_left_does_not_tell_what_was_forgotten(tmp_path, world, phi):
+    clock = one.Clock(1000.0)
+    with one.device(tmp_path / "device.sqlite", world, phi=phi, clock=clock) as device:
+        slates = []
+        for _ in range(3):
+            slates.append(drawn(device))
+            clock.now += 10
+        first, second, third = (slate.name for slate in slates)
+        gone = slates[1].items[1]
+        assert device.forget(item=gone) == 1 + 6  # what was shown with it and since: drawn knowing it
+        assert probabilities(device) == ({first}, {first})
+        left = [(row["slate"], row["item"]) for row in device.export()["interactions"]]
+        assert left == [(slate.name, item) for slate in slates for item in slate.items[:2] if item != gone], (
+            "what was done with the others stays"
+        )
+        late = device.record(slates[2], purchase=slates[2].items[2:])
+        assert late == 1
+        assert probabilities(device) == ({first}, {first}), "a slate of before that is recorded later tells nothing"
+        clock.now += 10
+        fresh = drawn(device)
+        assert probabilities(device) == ({first, fresh.name},) * 2
+        assert device.forget(before=clock.now - 5) > 0
+        assert probabilities(device) == (set(), set())
+
+
+def test_an_item_that_was_only_shown_takes_its_slate_along(tmp_path, world, phi):
+    clock = one.Clock(1000.0)
+    with one.device(tmp_path / "device.sqlite", world, phi=phi, clock=clock) as device:
+        slates = [drawn(device, k=4)]
+        clock.now += 10
+        slates.append(drawn(device, k=2))
+        shown = slates[0].items[3]
+        device.forget(item=shown)
+        assert slates[0].name not in probabilities(device)[1]
+        assert len(device.store.entries()) == 4
+
+
+@pytest.mark.parametrize("how", [{"item": "1"}, {"before": 500.0}, {"everything": True}], ids=["item", "before", "all"])
+def test_what_a_limit_dropped_counts_as_forgotten_with_what_was_trained_on_it(how, device):
+    device.limit(interactions=2)
+    device.consent(True)
+    device.record(clicked=["1"])
+    device.adapt()
+    device.record(clicked=["2"])
+    assert [one.forgotten for one in device.store.trainings()] == [0]
+    for item in ("3", "4"):
+        device.record(clicked=[item])
+    device.forget(**how)
+    assert not device.status().adapted
+    assert [one.forgotten for one in device.store.trainings()] == [1]
+    device.adapt()
+    device.forget(item="9")
+    assert device.status().adapted, "what was trained since saw nothing that is gone"
+
+
 def test_before_takes_times_and_everything_takes_the_profile_and_leaves_consent_and_policy(tmp_path, world):
     clock = one.Clock(1000.0)
     with one.device(tmp_path / "device.sqlite", world, clock=clock) as device:
@@ -356,6 +425,12 @@ def test_an_export_holds_everything_in_json(device, world):
     assert [shown["item"] for shown in found["impressions"]] == list(slate.items)
     assert found["trainings"][0]["used"] == len(found["interactions"])
     assert len(found["adapted"]["served"]["taste"]) == world.policy.features.shape[1]
+    assert (found["refusal"], found["forgot"]) == (None, None)
+    device.refused("run:1", "consent")
+    device.forget(item=slate.items[0])
+    found = device.export()
+    assert found["refusal"]["reason"] == "consent"
+    assert found["forgot"] == int(device._now())
 
 
 def test_versions_only_grow_and_a_rollback_serves_the_one_before(device, world, phi):

@@ -82,7 +82,7 @@ def test_the_newest_are_kept_by_number_and_by_age(store):
 def test_ids_are_not_used_twice_so_that_marks_stay_right(store):
     add(store, entry(1), entry(2))
     last = store.entries()[-1].id
-    store.forget()
+    store.forget(now=0)
     add(store, entry(3))
     assert store.entries()[0].id == last + 1
 
@@ -101,7 +101,8 @@ def test_what_is_forgotten_is_in_none_of_the_bytes(how, tmp_path):
         seen = Impression(item=one.item, slate=str(number), position=0, propensity=0.5, first_draw=0.5, at=one.at)
         add(store, one, impressions=[seen] * 3, most=10_000)
     assert everything(store).count(SECRET.encode()) >= 10
-    assert store.forget(**how) == (4 * 400 if not how else 4 * 10)
+    removed = store.forget(now=0, **how)
+    assert removed == (4 * 400 if not how else 10 + 3 * 400), "what was shown since the first of them goes with them"
     assert everything(store).count(SECRET.encode()) == 0
     assert (everything(store).count(b"other-0123") > 0) == bool(how)
     assert store.count("interactions") == (0 if not how else 390)
@@ -117,7 +118,7 @@ def test_bytes_that_another_reader_keeps_are_told_and_finished_by_the_next_openi
     reader.execute("SELECT * FROM interactions").fetchall()
     store._connection.rows("PRAGMA busy_timeout = 100")
     with pytest.raises(StoreError, match="keeps the old bytes"):
-        store.forget(item=SECRET)
+        store.forget(now=0, item=SECRET)
     assert store.count("interactions") == 0
     reader.close()
     store.close()
@@ -130,7 +131,7 @@ def test_what_was_trained_meanwhile_on_something_forgotten_is_void(store):
     training = Training(at=1, kind="local", name="serving", version=1, last=2, used=2)
     epoch = store.epoch
     store.keep(training, epoch, "served", b"weights")
-    store.forget(item="item-1")
+    store.forget(now=0, item="item-1")
     assert store.parameters("served") is None
     assert [one.forgotten for one in store.trainings()] == [1]
     with pytest.raises(NotAllowed):
@@ -401,7 +402,7 @@ def test_forgetting_without_room_says_what_is_left_and_the_next_opening_finishes
     add(store, entry(item=SECRET), entry(1))
     store._connection._raw = Full(store._connection._raw)
     with pytest.raises(StoreError, match=r"the rows are deleted, but no space .* make 1 MB of room and open") as caught:
-        store.forget(item=SECRET)
+        store.forget(now=0, item=SECRET)
     assert "\n" not in str(caught.value)
     assert (store.count("interactions"), store.unscrubbed) == (1, True)
     store.close()
@@ -447,7 +448,7 @@ def test_a_disk_that_is_really_full(small_disk, key):
         add(store, entry(number, item=SECRET if number % 7 == 0 else None), impressions=rows, most=10_000)
     fill_up(small_disk / "junk")
     with pytest.raises(StoreError, match="no space is left to write"):
-        store.forget(item=SECRET)
+        store.forget(now=0, item=SECRET)
     store.close()
     again = Store.open(small_disk / "device.sqlite", key)
     assert (again.unscrubbed, again.count("interactions")) == (True, 257)
