@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...config import Config
+from ...config import Config, DataConfig
 from ...errors import ConfigError, DataError
 from ...meta.acting import Exploration
 from ...meta.policy import Policy
@@ -16,11 +16,10 @@ from ..behaviour.population import Population
 from ..behaviour.simulator import UserSimulator
 from ..behaviour.taste import TasteOptions, fit_users
 from ..data.dataset import Dataset
-from ..data.registry import load
 from ..data.split import held_out_devices
 from ..domains import DOMAINS, domain_world
 from ..exploring import exploration_of
-from ..world import World
+from ..world import World, load_dataset
 from .journal import everything
 
 ENDLESS = 2**31
@@ -99,7 +98,7 @@ def _users(config: Config) -> tuple[Population, UserOptions]:
     if data.name in DOMAINS:
         population = domain_world(data.name, users=data.devices, items=data.items, seed=config.seed).population
     else:
-        population = _fitted(data.name, config.seed, online.base_rate, online.taste_strength)
+        population = _fitted(data, config.seed, online.base_rate, online.taste_strength)
     return population, behaviour_of(config)
 
 
@@ -122,8 +121,11 @@ def behaviour_of(config: Config) -> UserOptions:
 
 
 @lru_cache(maxsize=2)
-def _fitted(name: str, seed: int, base_rate: float | None, strength: float) -> Population:
-    return fit_users(load(name), TasteOptions(seed=seed, base_rate=base_rate, taste_strength=strength)).population
+def _fitted(data: DataConfig, seed: int, base_rate: float | None, strength: float) -> Population:
+    options = TasteOptions(
+        seed=seed, base_rate=base_rate, taste_strength=strength, positive_threshold=data.positive_threshold
+    )
+    return fit_users(load_dataset(Config(data=data, seed=seed)), options).population
 
 
 def _world(config: Config, population: Population, options: UserOptions) -> World:

@@ -37,6 +37,13 @@ def test_the_reference_path_acts_and_learns_like_the_cohort_engine(tmp_path):
     assert all(float((fast[name] - start[name]).abs().max()) > 1e-3 for name in start)
 
 
+def test_users_fitted_on_a_generated_log_are_as_many_as_the_data_section_says():
+    found = users(data__name="synthetic", data__devices=80, data__items=40).population
+    assert (found.users, found.items) == (80, 40)
+    strict = users(data__name="synthetic", data__devices=80, data__items=40, data__positive_threshold=0.5).population
+    assert strict.users == 80
+
+
 def _phi(run_dir):
     from fedrec.server.checkpoint import CheckpointStore
 
