@@ -301,18 +301,16 @@ class Device:
         self._check_items(done, slots if slate is not None else None)
         now = self._now()
         name = None if slate is None else slate.name
-        forgot = self.store.forgot
-        if slate is not None and forgot is not None and slate.at <= forgot:
-            slots = {}  # what it says was drawn knowing what is forgotten by now
         entries = [_entry(item, kind, reward, now, slots.get(item), name) for item, (kind, reward) in done.items()]
         shown = [_impression(slot, name or "", now) for slot in slots.values()]
-        return self._add(entries, shown, now)
+        return self._add(entries, shown, now, None if slate is None else slate.at)
 
-    def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int) -> int:
+    def _add(self, entries: Sequence[Entry], shown: Sequence[Impression], now: int, drawn: int | None) -> int:
         limits = self.store.values("limits")
         days = limits.get("days")
         oldest = None if days is None else now - int(days * 86400)
-        added = self.store.add(entries, shown, most=limits.get("interactions", MOST), oldest=oldest)
+        most = limits.get("interactions", MOST)
+        added = self.store.add(entries, shown, drawn=drawn, most=most, oldest=oldest)
         with self._lock:
             self._dropped += added.dropped
             if self._dropped > _STALE:
@@ -629,7 +627,7 @@ def _about(package: PolicyPackage) -> str:
 
 def _entry(item: str, kind: Kind, reward: float, at: int, slot: Slot | None, slate: str | None) -> Entry:
     if slot is None:
-        return Entry(item=item, kind=kind, reward=reward, at=at, slate=slate)
+        return Entry(item=item, kind=kind, reward=reward, at=at)
     return Entry(
         item=item,
         kind=kind,

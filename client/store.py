@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -215,16 +215,29 @@ class Store:
             else:
                 self._connection.rows("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
-    def add(self, entries: Sequence[Entry], shown: Sequence[Impression], *, most: int, oldest: int | None) -> Added:
+    def add(
+        self,
+        entries: Sequence[Entry],
+        shown: Sequence[Impression],
+        *,
+        drawn: int | None = None,
+        most: int,
+        oldest: int | None,
+    ) -> Added:
         """Append to the log, each slate once, and drop what is beyond the limits.
 
         Args:
             entries: what was done.
             shown: what was shown.
+            drawn: when the slate was drawn, seconds since 1970. Where something was forgotten since, what was shown
+                and all probabilities are left out: they were worked out knowing it.
             most: interactions that are kept, and as many impressions: the newest.
             oldest: time before which nothing is kept; none keeps all ages.
         """
         with self.transaction():
+            if drawn is not None and self.forgot is not None and drawn <= self.forgot:
+                entries = [replace(one, propensity=None, first_draw=None, position=None) for one in entries]
+                shown = []
             known = {name for name in {one.slate for one in shown} if self._knows(name)}
             shown = [one for one in shown if one.slate not in known]
             entries = [one for one in entries if one.slate is None or not self._logged(one)]
