@@ -340,8 +340,8 @@ class Device:
 
     def _check_drawn(self, slate: Slate) -> None:
         """Refuse a slate that no package of this device can have drawn."""
-        newest = int(self.store.setting("newest") or 0)
-        if slate.version > newest:
+        newest = self.store.setting("newest")
+        if newest is not None and slate.version > int(newest):
             raise ArgumentError(
                 f"expected a slate of a package up to version {newest}, got {quoted(slate.version)}; recommend anew"
             )
