@@ -496,6 +496,8 @@ def walk(browser, address: str) -> None:
 
     every(".poster")[2].send_keys(Keys.ENTER)
     until(lambda: one("#count").text == "2")
+    longer = "arguments[0].textContent = 'A long title '.repeat(9); const all = document.querySelector('aside');"
+    assert browser.execute_script(f"{longer} return all.scrollWidth - all.clientWidth", one(".liked .what")) == 0
     one("#forget").click()
     assert "2 taps" in dialog()
     one("#forget-everything").click()
