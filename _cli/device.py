@@ -258,6 +258,20 @@ def require(
 
 
 @device.command()
+def limit(
+    store: Store,
+    interactions: Annotated[int, typer.Option(help="The newest that are kept, and as many impressions.")] = 10_000,
+    days: Annotated[float | None, typer.Option(help="Keep none that are older.", show_default="no limit")] = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Set how much of the log is kept, from the next record on, in place of what was set before."""
+    with _opened(store, key_file) as found:
+        found.limit(interactions=interactions, days=days)
+    age = "" if days is None else f", none older than {days:g} days"
+    print(f"the newest {interactions:,} interactions are kept{age}; it holds from the next record on")
+
+
+@device.command()
 def conditions(
     store: Store,
     charging: Annotated[bool, typer.Option("--charging", help="On external power.")] = False,

@@ -114,15 +114,24 @@ def _encrypted(path: Path, key: str | bytes) -> tuple[Any, tuple[type[Exception]
         raise StoreError(
             "expected apsw-sqlite3mc, got an apsw without ciphers; install fedrec[encryption] in its place"
         )
-    if not isinstance(key, str | bytes):
-        raise StoreError(f"expected a key of text or bytes, got {type(key).__name__}")
-    secret = key.encode() if isinstance(key, str) else key
-    if not secret:
-        raise StoreError("expected a key of one byte or more, got an empty one; leave it out for a plain store")
+    secret = _secret(key)
     raw = apsw.Connection(str(path))
     raw.set_busy_timeout(int(BUSY_SECONDS * 1000))
     raw.pragma("hexkey", secret.hex())
     return raw, (apsw.Error, OSError)
+
+
+def _secret(key: object) -> bytes:
+    """A key's bytes. No message shows any of them."""
+    if not isinstance(key, str | bytes):
+        raise StoreError(f"expected a key of text or bytes, got {type(key).__name__}")
+    try:
+        secret = key.encode() if isinstance(key, str) else key
+    except UnicodeEncodeError:
+        raise StoreError("expected a key of text that UTF-8 can hold, got halves of characters; give bytes") from None
+    if not secret:
+        raise StoreError("expected a key of one byte or more, got an empty one; leave it out for a plain store")
+    return secret
 
 
 def _sentence(path: Path, keyed: bool, error: str) -> str:

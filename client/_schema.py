@@ -47,7 +47,9 @@ def migrate(connection: Connection, path: Path, *, new: bool = False) -> None:
     """
     application, version = _stamp(connection)
     if not new and application != APPLICATION:
-        raise StoreError(f"expected a device store in {path}, got another application's database; check the path")
+        ((tables,),) = connection.rows("SELECT count(*) FROM sqlite_master")
+        found = "another application's database" if tables or application or version else "a database without tables"
+        raise StoreError(f"expected a device store in {path}, got {found}; check the path")
     if version > VERSION:
         raise StoreError(f"expected a device store of version {VERSION} or older, got {version}; update fedrec")
     if version == VERSION:

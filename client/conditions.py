@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from .._validate import positive, true_or_false
+from .._validate import positive, quoted, true_or_false
 from ..errors import ArgumentError, StoreError
 
 NAMES = ("charging", "unmetered", "idle")
@@ -44,7 +44,9 @@ class Requirements:
             true_or_false(name, getattr(self, name))
         positive("fresh", self.fresh)
         if not (self.hours is None or _hours(self.hours)):
-            raise ArgumentError(f"expected hours as two whole numbers in [0, 24], got {self.hours!r}; such as (22, 6)")
+            raise ArgumentError(
+                f"expected hours as two whole numbers in [0, 24], got {quoted(self.hours)}; such as (22, 6)"
+            )
 
     def missing(self, report: Mapping[str, Any], now: float, *, sends: bool) -> tuple[str, ...]:
         """Names of the requirements that are not met, in a fixed order.

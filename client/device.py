@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._validate import at_least, positive, true_or_false
+from .._validate import at_least, positive, quoted, true_or_false
 from ..errors import ArgumentError, LedgerError, NotAllowed, PolicyError, StoreError
 from . import arguments
 from .account import Budget, DeviceAccount
@@ -131,10 +131,12 @@ class Device:
             clock: seconds since 1970.
 
         Raises:
-            StoreError: there is a file already, or it can't be written.
+            ArgumentError: no path of a file, no clock, no package.
+            StoreError: there is a file already, it can't be written, or the key is none.
             PrivacyError: the ledger that is there does not fit the package.
         """
-        device = cls(Store.create(Path(path), key), clock=clock)
+        where, clock = arguments.path(path), arguments.clock(clock)
+        device = cls(Store.create(where, key), clock=clock)
         try:
             if package is not None:
                 device.adopt(package)
@@ -150,9 +152,11 @@ class Device:
         """Open a device's store.
 
         Raises:
+            ArgumentError: no path of a file, or no clock.
             StoreError: missing, damaged, of another key, of a newer version.
         """
-        return cls(Store.open(Path(path), key), clock=clock)
+        where, clock = arguments.path(path), arguments.clock(clock)
+        return cls(Store.open(where, key), clock=clock)
 
     def adopt(self, package: PolicyPackage) -> None:
         """Recommend with ``package`` from now on, and keep the one before it for :meth:`rollback`.
@@ -168,7 +172,9 @@ class Device:
         from .package import PolicyPackage
 
         if not isinstance(package, PolicyPackage):
-            raise ArgumentError(f"expected a PolicyPackage, got {package!r}; load_bundle(path, keys).package is one")
+            raise ArgumentError(
+                f"expected a PolicyPackage, got {quoted(package)}; load_bundle(path, keys).package is one"
+            )
         with self._lock:
             newest = int(self.store.setting("newest") or 0)
             if package.version <= newest:
@@ -244,12 +250,11 @@ class Device:
 
         candidates = None if candidates is None else arguments.item_ids("candidates", candidates)
         blocked = arguments.item_ids("blocked", blocked)
+        stream = _stream(generator)
         how = exploration(k, temperature, epsilon, diversity)
         with self._lock:
             seat = self.seated()
-            slots = seat.slots(
-                candidates, how, context, blocked=blocked, again=again, generator=generator or _system_stream()
-            )
+            slots = seat.slots(candidates, how, context, blocked=blocked, again=again, generator=stream)
             return Slate(
                 name=secrets.token_hex(8),
                 at=self._now(),
@@ -277,6 +282,10 @@ class Device:
         so is the same interaction (item, kind and reward) with it. Of a slate that was drawn before the last ``forget``
         only what was done is logged, without propensities: they could tell what was forgotten.
 
+        What a slate of the current package shows must be in its catalogue. One that an older package drew may show what
+        has left the catalogue since; the older catalogue is in no table, and to decode its package takes longer than
+        to record: only the length of its ids is bounded.
+
         Args:
             slate: as ``recommend`` gave it; none: the items were found without it, and have no propensity.
             clicked: item ids.
@@ -291,12 +300,14 @@ class Device:
             StoreError: it could not be written; nothing was logged.
         """
         if not (slate is None or isinstance(slate, Slate)):
-            raise ArgumentError(f"expected a slate as recommend gave it, got {slate!r}")
+            raise ArgumentError(f"expected a slate as recommend gave it, got {quoted(slate)}")
         low, high = self._reward_range()
         done: dict[str, tuple[Kind, float]] = dict.fromkeys(arguments.item_ids("clicked", clicked), ("click", high))
         done |= dict.fromkeys(arguments.item_ids("purchase", purchase), ("purchase", high))
         rated = {} if rating is None else arguments.ratings(rating, low, high)
         done |= {item: ("rating", value) for item, value in rated.items()}
+        if slate is not None:
+            self._check_drawn(slate)
         slots = {} if slate is None else {slot.item: slot for slot in slate}
         self._check_items(done, slots if slate is not None else None)
         now = self._now()
@@ -320,9 +331,27 @@ class Device:
     def _check_items(self, done: Mapping[str, object], slots: Mapping[str, Slot] | None) -> None:
         for item in done:
             if slots is not None and item not in slots:
-                raise ArgumentError(f"expected items of the slate, got {item!r}; record it without a slate")
-            if slots is None and not self.store.has_item(item):
-                raise ArgumentError(f"expected items of the catalogue, got {item!r}; check its id")
+                raise ArgumentError(f"expected items of the slate, got {quoted(item)}; record it without a slate")
+        if slots is None:
+            self._check_catalogue(done)
+
+    def _check_catalogue(self, items: Collection[str]) -> None:
+        unknown = self.store.unknown(items)
+        if unknown is not None:
+            raise ArgumentError(f"expected items of the catalogue, got {quoted(unknown)}; check its id")
+
+    def _check_drawn(self, slate: Slate) -> None:
+        """Refuse a slate that no package of this device can have drawn."""
+        newest = self.store.setting("newest")
+        if newest is not None and slate.version > int(newest):
+            raise ArgumentError(
+                f"expected a slate of a package up to version {newest}, got {quoted(slate.version)}; recommend anew"
+            )
+        if slate.version == self.store.versions().get("current"):
+            self._check_catalogue(slate.items)
+            return
+        for item in slate.items:
+            arguments.short("the item of a slot", item)
 
     def adapt(self) -> Training:
         """Fine-tune what is served on the whole log, without noise; nothing of it ever leaves the device.
@@ -519,12 +548,13 @@ class Device:
         """
         latest = arguments.LATEST
         if at_least("interactions", interactions, 1) > latest:
-            raise ArgumentError(f"expected interactions of at most {latest:g}, got {interactions!r}")
+            raise ArgumentError(f"expected interactions of at most {latest:g}, got {quoted(interactions)}")
         if days is not None and positive("days", days) * 86400 > latest:
             raise ArgumentError(
-                f"expected days of at most {latest / 86400:g}, got {days!r}; leave them out for no limit"
+                f"expected days of at most {latest / 86400:g}, got {quoted(days)}; leave them out for no limit"
             )
-        self.store.put("limits", json.dumps({"interactions": interactions, "days": days}))
+        kept = {"interactions": int(interactions), "days": None if days is None else float(days)}
+        self.store.put("limits", json.dumps(kept))
 
     def require(self, requirements: Requirements) -> None:
         """Set what must hold while the device adapts.
@@ -533,7 +563,7 @@ class Device:
             ArgumentError: no :class:`Requirements`.
         """
         if not isinstance(requirements, Requirements):
-            raise ArgumentError(f"expected Requirements(charging=..., ...), got {requirements!r}")
+            raise ArgumentError(f"expected Requirements(charging=..., ...), got {quoted(requirements)}")
         self.store.put("requirements", requirements.to_json())
 
     def conditions(self, **report: bool) -> None:
@@ -544,7 +574,7 @@ class Device:
         """
         unknown = sorted(set(report) - set(NAMES))
         if unknown:
-            raise ArgumentError(f"expected {', '.join(NAMES)}, got {unknown[0]!r}")
+            raise ArgumentError(f"expected {', '.join(NAMES)}, got {quoted(unknown[0])}")
         told = {name: true_or_false(name, on) for name, on in report.items()}
         self.store.put("report", json.dumps({**told, "at": self._clock()}))
 
@@ -651,8 +681,12 @@ def _impression(slot: Slot, slate: str, at: int) -> Impression:
     )
 
 
-def _system_stream() -> torch.Generator:
-    """A stream for one draw, from OS entropy."""
+def _stream(generator: object) -> torch.Generator:
+    """The app's stream or, where it gives none, one for this draw from OS entropy."""
     import torch
 
+    if generator is not None:
+        if not (isinstance(generator, torch.Generator) and generator.device.type == "cpu"):
+            raise ArgumentError(f"expected generator as a torch.Generator of the CPU, got {quoted(generator)}")
+        return generator
     return torch.Generator().manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)

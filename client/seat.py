@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .._validate import at_least
+from .._validate import at_least, quoted
 from ..config import LocalConfig, Unit
 from ..errors import PolicyError
 from ..meta.acting import Exploration, act, conditional
@@ -220,7 +220,10 @@ class Seat:
         try:
             return torch.tensor([self._rows[item] for item in items], dtype=torch.int64)
         except KeyError as error:
-            raise PolicyError(f"expected items of the catalogue, got {error}; check its id, or leave it out") from None
+            unknown = quoted(error.args[0])
+            raise PolicyError(
+                f"expected items of the catalogue, got {unknown}; check its id, or leave it out"
+            ) from None
 
     def reasons(self, item: str, context: Mapping[str, float] | None) -> Reasons:
         """Why ``item`` gets its score now."""

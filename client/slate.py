@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .._validate import at_least, is_number, probability
+from .._validate import at_least, is_number, probability, quoted, shortened
 from ..errors import ArgumentError
-from .arguments import text
+from .arguments import short, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Slot:
         at_least("position", self.position, 0)
         probability("propensity", self.propensity)
         if not (is_number(self.first_draw) and 0 <= self.first_draw <= 1):
-            raise ArgumentError(f"expected 0 <= first_draw <= 1, got {self.first_draw!r}")
+            raise ArgumentError(f"expected 0 <= first_draw <= 1, got {quoted(self.first_draw)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,13 @@ class Slate:
 
     def __post_init__(self) -> None:
         """Refuse what ``recommend`` never gives: it would be logged as if it had been shown."""
-        if not text("the name of a slate", self.name):
+        if not short("the name of a slate", text("the name of a slate", self.name)):
             raise ArgumentError("expected a slate with a name, got an empty one")
         at_least("the version of a slate", self.version, 1)
         if not is_number(self.at):
-            raise ArgumentError(f"expected a slate's time in seconds since 1970, got {self.at!r}")
+            raise ArgumentError(f"expected a slate's time in seconds since 1970, got {quoted(self.at)}")
+        if not (isinstance(self.slots, tuple) and all(isinstance(slot, Slot) for slot in self.slots)):
+            raise ArgumentError(f"expected the slots of a slate as a tuple of Slot, got {quoted(self.slots)}")
         places = [slot.position for slot in self.slots]
         if places != list(range(len(places))) or len(set(self.items)) != len(places):
             raise ArgumentError("expected the slots of a slate from the top, each with another item")
@@ -105,7 +107,9 @@ class Slate:
         try:
             return cls(**{**values, "slots": tuple(Slot(**slot) for slot in values["slots"])})
         except (TypeError, KeyError) as error:
-            raise ArgumentError(f"expected a slate as recommend gave it, got something else ({error})") from None
+            raise ArgumentError(
+                f"expected a slate as recommend gave it, got something else ({shortened(str(error))})"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

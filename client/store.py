@@ -42,6 +42,8 @@ _VOID = "void"
 _FORGOT = "forgot"
 _MEANWHILE = {"forgotten": "something was forgotten", "consent": "consent was withdrawn"}
 """What began an epoch, as it is said."""
+_AT_ONCE = 500
+"""Values of one statement: older builds of SQLite take 999."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +152,14 @@ class Store:
         Raises:
             StoreError: missing, damaged, of another key, of a newer version.
         """
-        if not path.is_file():
+        try:
+            size = path.stat().st_size if path.is_file() else None
+        except OSError as error:
+            raise StoreError(f"can't open the device store {path}: {error.strerror}; check the path") from None
+        if size is None:
             raise StoreError(f"expected a device store in {path}, got none; create one first")
+        if size == 0:
+            raise StoreError(f"expected a device store in {path}, got an empty file; remove it and create one")
         _durable.sweep(path.parent, f"{path.name}.new.")  # what a creation that was killed in the end has left
         connection = Connection(path, key)
         try:
@@ -402,10 +410,18 @@ class Store:
         with self._lock:
             return dict(self._connection.rows("SELECT slot, version FROM packages"))
 
-    def has_item(self, item: str) -> bool:
-        """Whether the current package's catalogue has it."""
+    def unknown(self, items: Iterable[str]) -> str | None:
+        """The first of ``items`` that the current package's catalogue lacks; none where it has all."""
+        wanted = list(items)
         with self._lock:
-            return bool(self._connection.rows("SELECT 1 FROM items WHERE id = ?", (item,)))
+            for start in range(0, len(wanted), _AT_ONCE):
+                part = wanted[start : start + _AT_ONCE]
+                places = ", ".join("?" * len(part))
+                found = self._connection.rows(f"SELECT id FROM items WHERE id IN ({places})", part)
+                lacking = set(part).difference(one for (one,) in found)
+                if lacking:
+                    return next(item for item in part if item in lacking)
+        return None
 
     def parameters(self, kind: Adapted) -> bytes | None:
         """What was adapted, as safetensors; none where nothing was."""

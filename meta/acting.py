@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._validate import at_least, is_number, non_negative
+from .._validate import at_least, is_number, non_negative, quoted
 from ..errors import ArgumentError, PolicyError
 
 COLDEST = 1e-6
@@ -53,11 +53,13 @@ class Exploration:
         at_least("size", self.size, 1)
         non_negative("temperature", self.temperature)
         if 0 < self.temperature < COLDEST:
-            raise ArgumentError(f"expected temperature 0 or >= {COLDEST:g}, got {self.temperature!r}; 0 takes the best")
+            raise ArgumentError(
+                f"expected temperature 0 or >= {COLDEST:g}, got {quoted(self.temperature)}; 0 takes the best"
+            )
         if not (is_number(self.epsilon) and 0 <= self.epsilon <= 1):
-            raise ArgumentError(f"expected 0 <= epsilon <= 1, got {self.epsilon!r}")
+            raise ArgumentError(f"expected 0 <= epsilon <= 1, got {quoted(self.epsilon)}")
         if not (is_number(self.diversity) and 0 <= self.diversity < 1):
-            raise ArgumentError(f"expected 0 <= diversity < 1, got {self.diversity!r}")
+            raise ArgumentError(f"expected 0 <= diversity < 1, got {quoted(self.diversity)}")
 
     @property
     def plain(self) -> bool:

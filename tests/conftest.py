@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fedrec", deadline=None)  # a busy machine is no mistake
+settings.load_profile("fedrec")
 
 _SMALL = (
     "data.name=synthetic",

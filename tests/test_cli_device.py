@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fedrec.cli import invoke
+from fedrec.client.device import Device
 
 sys.path[:0] = [str(Path(__file__).parent / room) for room in ("client", "meta", "simulation", "privacy")]
 import device_world as one  # noqa: E402
@@ -73,6 +74,17 @@ def test_conditions_are_required_and_reported(store, capsys):
     assert state(capsys)["missing"] == []
 
 
+def test_a_log_is_limited(store, capsys):
+    told = run(capsys, "limit", store, "--interactions", "2", "--days", "30.5")
+    assert told == "the newest 2 interactions are kept, none older than 30.5 days; it holds from the next record on\n"
+    assert (
+        run(capsys, "record", store, "--rating", "1=5", "--rating", "2=5", "--rating", "3=5") == "3 logged, 2 in all\n"
+    )
+    assert run(capsys, "limit", store).startswith("the newest 10,000 interactions are kept; it holds")
+    with Device.open(store) as found:
+        assert found.store.values("limits") == {"interactions": 10_000, "days": None}
+
+
 def test_a_run_is_adopted_after_a_rollback_too(store, capsys, monkeypatch):
     monkeypatch.setattr("fedrec._cli.device._package", lambda *a: one.package(one.world(), a[-1]))
     run(capsys, "adopt", store, "--run", "r")
@@ -112,6 +124,8 @@ def test_an_encrypted_store_opens_by_its_key_file_only(command_line, capsys):
         (["rollback", "d.sqlite"], "expected a previous package"),
         (["require", "d.sqlite", "--hours", "22", "25"], "expected hours as two whole numbers in [0, 24]"),
         (["require", "d.sqlite", "--fresh", "0"], "expected fresh > 0"),
+        (["limit", "d.sqlite", "--interactions", "0"], "expected interactions to be an integer >= 1, got 0"),
+        (["limit", "d.sqlite", "--days", "nan"], "expected days > 0 and finite, got nan"),
     ],
 )
 def test_wrong_calls_get_a_sentence_and_change_nothing(arguments, sentence, store, capsys):

@@ -15,15 +15,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import uvicorn
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fedrec import Device, FedrecError
 from idle import Idle
 from policy import DATA, shipped
+from pydantic import BaseModel, ConfigDict
 from screen import Screen
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -37,7 +39,40 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 GoOn = Callable[[Request], Awaitable[Response]]
-Text = Annotated[str, Body(embed=True)]
+
+
+class Nothing(BaseModel):
+    """A body without fields. A misspelt or unknown one is refused: "items" for "item" would forget everything."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Wall(Nothing):
+    """The wall that is meant."""
+
+    slate: str
+
+
+class Film(Nothing):
+    """A film's id."""
+
+    item: str
+
+
+class Tap(Wall, Film):
+    """A film on a wall."""
+
+
+class Consent(Nothing):
+    """Whether training is allowed."""
+
+    given: bool
+
+
+class Forget(Nothing):
+    """A film's id; none: everything."""
+
+    item: str | None = None
 
 
 def create_app(device: Device, idle: Idle | None = None) -> FastAPI:
@@ -57,6 +92,7 @@ def create_app(device: Device, idle: Idle | None = None) -> FastAPI:
     app.middleware("http")(_of_the_page(screen))
     app.add_exception_handler(FedrecError, _sentence)
     app.add_exception_handler(ValueError, _sentence)
+    app.add_exception_handler(RequestValidationError, _unfit)
     _routes(app, screen)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
@@ -72,39 +108,39 @@ def _routes(app: FastAPI, screen: Screen) -> None:
         return screen.show()
 
     @app.post("/api/like")
-    def like(slate: Text, item: Text) -> dict[str, Any]:
-        return screen.like(slate, item)
+    def like(body: Tap) -> dict[str, Any]:
+        return screen.like(body.slate, body.item)
 
     @app.post("/api/others")
-    def others(slate: Text) -> dict[str, Any]:
-        return screen.others(slate)
+    def others(body: Wall) -> dict[str, Any]:
+        return screen.others(body.slate)
 
     @app.post("/api/reasons")
-    def reasons(item: Text) -> dict[str, Any]:
-        return screen.reasons(item)
+    def reasons(body: Film) -> dict[str, Any]:
+        return screen.reasons(body.item)
 
     @app.post("/api/adapt")
-    def adapt() -> dict[str, Any]:
+    def adapt(_: Nothing) -> dict[str, Any]:
         return screen.adapt()
 
     @app.post("/api/consent")
-    def consent(given: Annotated[bool, Body(embed=True)]) -> dict[str, Any]:
-        return screen.consent(given)
+    def consent(body: Consent) -> dict[str, Any]:
+        return screen.consent(body.given)
 
     @app.post("/api/rehearse")
-    def rehearse() -> dict[str, Any]:
+    def rehearse(_: Nothing) -> dict[str, Any]:
         return screen.rehearse()
 
     @app.post("/api/forget")
-    def forget(item: Annotated[str | None, Body(embed=True)] = None) -> dict[str, Any]:
-        return screen.forget(item)
+    def forget(body: Forget) -> dict[str, Any]:
+        return screen.forget(body.item)
 
     @app.post("/api/here")
-    def here() -> dict[str, Any]:
+    def here(_: Nothing) -> dict[str, Any]:
         return screen.here()
 
     @app.post("/api/export")
-    def export() -> dict[str, Any]:
+    def export(_: Nothing) -> dict[str, Any]:
         return screen.export()
 
 
@@ -136,6 +172,14 @@ def _of_the_page(screen: Screen) -> Callable[[Request, GoOn], Awaitable[Response
 
 async def _sentence(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 409)
+
+
+async def _unfit(_: Request, error: Exception) -> JSONResponse:
+    """Says where the body is wrong, without its values: JSON can't hold all that a body may (NaN, half characters)."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": "something else"}
+    place = repr("/".join(str(part) for part in first["loc"]))[:60]
+    sentence = f"expected the fields of this call, got a wrong one at {place}: {first['msg']}"
+    return JSONResponse({"detail": sentence}, 422)
 
 
 def open_device(home: Path, data: str = "synthetic", **changes: Any) -> Device:

@@ -81,8 +81,7 @@ class Screen:
             anything = status.interactions or status.impressions or status.adapted or status.consent
             if anything or status.unscrubbed:
                 self._device.consent(False)
-                self._device.forget(everything=True)
-                self._shuffle()
+                self._forget(None)
             self._idle.touch()
             return bool(anything)
 
@@ -121,13 +120,23 @@ class Screen:
     def forget(self, item: str | None) -> dict[str, Any]:
         """Forget a film, or everything."""
         with self._lock:
+            self._forget(item)
+            return self.show()
+
+    def _forget(self, item: str | None) -> None:
+        """Forget a film, or everything; the wall that came of it goes in any case.
+
+        Where only the bytes could not be removed yet, the rows are gone: "Show others" must not log them again.
+        """
+        try:
             if item is None:
                 self._device.forget(everything=True)
-                self._shuffle()
             else:
                 self._device.forget(item=item)
-                self._slate = None
-            return self.show()
+        finally:
+            if item is None:
+                self._shuffle()
+            self._slate = None
 
     def reasons(self, item: str) -> dict[str, Any]:
         """Why a film is where it is, and with which probability it came there."""

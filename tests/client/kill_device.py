@@ -26,6 +26,7 @@ def tell(folder, what):
 
 
 def slate(item):
+    """As the package before drew it: the item has left the catalogue, whose ids stay in the file."""
     slot = Slot(item=item, title=item, position=0, propensity=0.5, first_draw=0.5)
     return Slate(name="s", at=0, version=1, slots=(slot,), temperature=1.0, epsilon=0.0, diversity=0.0)
 
@@ -127,7 +128,7 @@ def left_of_begin(folder):
 def used(folder):
     """A device with a catalogue and one interaction, made without torch."""
     store = Store.create(folder / "device.sqlite")
-    store.adopt(1, "{}", b"", [str(number) for number in range(9)])
+    store.adopt(2, "{}", b"", [str(number) for number in range(9)])
     store.put("about", json.dumps({"reward_range": [1, 5]}))
     store.close()
     with Device.open(folder / "device.sqlite") as device:

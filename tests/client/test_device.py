@@ -227,15 +227,117 @@ def slot_of(device, **changes):
         (lambda d: d.conditions(sunny=True), "expected charging, unmetered, idle, got 'sunny'"),
         (lambda d: d.rollback(), "expected a previous package"),
         (lambda d: Slate.from_dict({"slots": []}), "expected a slate as recommend gave it"),
+        (lambda d: Slate.from_dict({**d.recommend().to_dict(), "x" * 10**6: 1}), "expected a slate as recommend gave"),
+        (lambda d: d.recommend(generator=7), "expected generator as a torch.Generator of the CPU, got 7"),
+        (lambda d: d.recommend(generator=0), "expected generator as a torch.Generator of the CPU, got 0"),
+        (lambda d: d.recommend(generator=""), "expected generator as a torch.Generator"),
+        (lambda d: d.recommend(generator=[]), "expected generator as a torch.Generator"),
+        (lambda d: d.recommend(generator=False), "expected generator as a torch.Generator"),
+        (lambda d: replace(d.recommend(), slots=None), "expected the slots of a slate as a tuple of Slot, got None"),
+        (lambda d: replace(d.recommend(), slots=("1",)), "expected the slots of a slate as a tuple of Slot"),
+        (lambda d: d.record(slot_of(d, item="nowhere")), "expected items of the catalogue, got 'nowhere'"),
+        (lambda d: d.record(slot_of(d, item="i" * 10**6)), r"expected items of the catalogue, got 'i+\.\.\.;"),
+        (lambda d: d.record(replace(d.recommend(), version=2)), "expected a slate of a package up to version 1, got 2"),
+        (lambda d: replace(d.recommend(), name="n" * 10**6), "expected the name of a slate of at most 1000 characters"),
+        (lambda d: d.record(clicked="1" * 10**6), r"as a list of item ids, got '1+\.\.\.; write"),
+        (lambda d: d.record(clicked=["1" * 10**6]), "expected items of the catalogue, got '1"),
+        (lambda d: d.record(d.recommend(), clicked=["1" * 10**6]), "expected items of the slate, got '1"),
+        (lambda d: d.record(clicked=["\ud800" * 10**6]), "expected clicked as text that UTF-8 can hold"),
+        (lambda d: d.record(clicked=[b"1" * 10**6]), "expected clicked by the catalogue's own ids"),
+        (lambda d: d.record(clicked=torch.zeros(9, 9)), "expected clicked by the catalogue's own ids"),
+        (lambda d: d.record(rating={"1": "4" * 10**6}), "expected a rating from 1 to 5"),
+        (lambda d: d.record(rating={"1": 10**5000}), "got something of type int for '1'"),
+        (lambda d: d.record(rating=["1"] * 10**6), "expected rating as a mapping"),
+        (lambda d: d.recommend(["1" * 10**6]), "expected items of the catalogue, got '1"),
+        (lambda d: d.recommend(temperature="h" * 10**6), "expected temperature >= 0 and finite"),
+        (lambda d: d.recommend(temperature=10**400), "expected temperature >= 0 and finite"),
+        (lambda d: d.recommend(context={"a" * 10**6: 1}), "expected features of this policy"),
+        (lambda d: d.explain("1" * 10**6), "expected items of the catalogue"),
+        (lambda d: d.forget(before="2" * 10**6), "expected before as a time"),
+        (lambda d: d.consent("n" * 10**6), "expected consent as True or False"),
+        (lambda d: d.limit(days=10**400), "expected days > 0 and finite"),
+        (lambda d: d.require("c" * 10**6), r"expected Requirements\(charging"),
+        (lambda d: d.conditions(**{"c" * 10**6: True}), "expected charging, unmetered, idle"),
+        (lambda d: Requirements(hours="h" * 10**6), "expected hours as two whole numbers"),
+        (lambda d: d.adopt("p" * 10**6), "expected a PolicyPackage, got 'p"),
     ],
 )
 def test_wrong_calls_get_a_sentence_and_change_nothing(call, sentence, device):
     with pytest.raises((ArgumentError, PolicyError), match=sentence) as caught:
         call(device)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300, "a value is quoted, not repeated"
     assert (device.store.count("interactions"), device.store.count("impressions")) == (0, 0)
     assert not device.consented
     assert device.record(clicked=["1"]) == 1
+
+
+@pytest.mark.parametrize("way", [Device.open, Device.create])
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        (None, "expected the path of a device store as text or a Path, got None"),
+        (5, "expected the path of a device store as text or a Path, got 5"),
+        (b"x", "expected the path of a device store as text or a Path, got b'x'"),
+        ("a\0b", r"expected the path of a device store as text or a Path, got 'a\\x00b'"),
+        ("\ud800", r"expected the path of a device store as text or a Path, got '\\ud800'"),
+        (":memory:", "expected the path of a file, got ':memory:'; a device remembers on the disk only"),
+        ("n" * 300, "can't .* the device store n+: File name too long; "),
+    ],
+)
+def test_a_path_that_names_no_file_gets_a_sentence(path, sentence, way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ArgumentError, StoreError), match=f"^{sentence}"):
+        way(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", [Device.open, Device.create])
+def test_a_key_of_halves_of_characters_is_told_and_not_shown(way, tmp_path):
+    pytest.importorskip("apsw")
+    path = tmp_path / "device.sqlite"
+    if way == Device.open:
+        Device.create(path, key="whole").close()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StoreError, match=r"^expected a key of text that UTF-8 can hold, got halves of characters"):
+        way(path, key="secret\ud800")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("now", [float("nan"), float("inf"), "noon", None, 1.7e12])
+def test_a_clock_that_tells_no_time_gets_a_sentence_and_nothing_is_logged(now, device):
+    with Device.open(device.store.path, clock=lambda: now) as wrong:
+        calls = (wrong.recommend, lambda: wrong.record(clicked=["1"]), lambda: wrong.consent(True), wrong.status)
+        for call in (*calls, lambda: wrong.conditions(charging=True)):
+            with pytest.raises(ArgumentError, match=r"^expected a clock that gives seconds since 1970, got "):
+                call()
+    state = device.status()
+    assert (state.interactions, state.consent, device.store.values("report")) == (0, False, {})
+
+
+def test_a_clock_is_a_function(tmp_path):
+    with pytest.raises(ArgumentError, match="expected clock as a function that gives seconds since 1970, got 5"):
+        Device.create(tmp_path / "device.sqlite", clock=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slate_of_the_package_before_may_show_what_has_left_the_catalogue(device, world, phi):
+    slate = slot_of(device, item="gone")
+    with pytest.raises(ArgumentError, match="expected items of the catalogue, got 'gone'"):
+        device.record(slate)
+    device.adopt(one.package(world, 2, phi))
+    with pytest.raises(ArgumentError, match="expected the item of a slot of at most 1000 characters, got 1001: 'iii"):
+        device.record(replace(slate, slots=(replace(slate.slots[0], item="i" * 1001),)))
+    assert device.record(slate, clicked=["gone"]) == 1
+    assert [shown.item for shown in device.store.impressions()] == ["gone"]
+
+
+def test_every_item_of_a_long_list_is_looked_up(device):
+    many = ids(device) * 40
+    assert len(many) > 500, "more than one look-up takes"
+    assert device.store.unknown(many) is None
+    assert device.store.unknown([*many, "late", "later"]) == "late"
+    assert device.store.unknown([]) is None
 
 
 def test_without_consent_nothing_is_trained_and_withdrawing_drops_what_was(device, world):

@@ -293,6 +293,11 @@ def test_files_that_are_no_stores_are_refused_and_left_alone(tmp_path):
     assert "another application's database" in refused(other)
     assert other.read_bytes()[40:] == before[40:] or b"theirs" in other.read_bytes()
     assert "update fedrec" in refused(newer)
+    (tmp_path / "empty").touch()
+    assert "got an empty file; remove it and create one" in refused(tmp_path / "empty")
+    assert (tmp_path / "empty").read_bytes() == b""
+    sqlite3.connect(tmp_path / "bare").execute("VACUUM").connection.close()
+    assert "got a database without tables; check the path" in refused(tmp_path / "bare")
     assert "got a file that is encrypted or none at all" in refused(tmp_path / "text")
     assert "got none; create one first" in refused(tmp_path / "nothing")
     with pytest.raises(StoreError, match="exists at"):

@@ -8,18 +8,19 @@ import re
 import secrets
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fedrec.errors import BundleError
+from fedrec.errors import BundleError, StoreError
 
 pytest.importorskip("fastapi", reason="needs the extra fedrec[kiosk]")
 pytest.importorskip("httpx", reason="needs the extra fedrec[test]")
@@ -142,6 +143,35 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_nothing_is_logged(client
     assert client.get("/api/view").json() == new
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        ("forget", '{"items": "1"}', "body/items"),
+        ("forget", '{"item": 1}', "body/item"),
+        ("forget", "", "body"),
+        ("forget", "[]", "body"),
+        ("consent", '{"given": NaN}', "body/given"),
+        ("consent", '{"given": "\\ud800"}', "body/given"),
+        ("consent", '{"given": "no"}', "body/given"),
+        ("consent", '{"given": true, "\\ud800": 1}', "body"),
+        ("like", '{"slate": "s", "item": "1", "liked": true}', "body/liked"),
+        ("others", '{"slate": "s", "item": "1"}', "body/item"),
+        ("reasons", '{"item": "1", "why": 1}', "body/why"),
+        ("adapt", '{"steps": 3}', "body/steps"),
+        ("rehearse", '{"round": 1}', "body/round"),
+        ("here", '{"there": 1}', "body/there"),
+        ("export", '{"format": 1}', "body/format"),
+    ],
+)
+def test_a_body_with_other_fields_is_refused_and_nothing_is_done(path, body, place, client):
+    like(client)
+    before = act(client, "export")
+    answer = client.post(f"/api/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"].startswith(f"expected the fields of this call, got a wrong one at '{place}'")
+    assert act(client, "export") == before
+
+
 def test_reasons_add_up_to_the_score(client):
     view = like(client)
     found = act(client, "reasons", item=view["films"][0]["id"])
@@ -203,6 +233,34 @@ def test_a_film_and_then_everything_is_forgotten(client, home):
     assert {film["because"] for film in empty["films"]} == {None}
     held = act(client, "export")
     assert (held["interactions"], held["impressions"], held["adapted"]) == ([], [], {"served": {}, "personal": {}})
+
+
+@pytest.mark.parametrize("way", ["everything", "film", "gone"])
+def test_a_wall_goes_with_its_person_even_where_bytes_stay_for_now(way, kiosk, home, monkeypatch):
+    from fedrec.client import _connection
+    from idle import Idle
+    from screen import Screen
+
+    monkeypatch.setattr(_connection, "BUSY_SECONDS", 0.2)
+    clock = SimpleNamespace(now=1000.0)
+    with kiosk.open_device(home) as device, closing(sqlite3.connect(device.store.path, isolation_level=None)) as reader:
+        device.store._connection.rows("PRAGMA busy_timeout = 100")
+        screen = Screen(device, Idle(60, lambda: clock.now))
+        first = screen.show()
+        film = first["films"][0]["id"]
+        wall = screen.like(first["slate"], film)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM interactions").fetchall()
+        clock.now += 61 * (way == "gone")
+        with pytest.raises(StoreError, match="the rows are deleted, but another process"):
+            screen.leave() if way == "gone" else screen.forget(film if way == "film" else None)
+        with pytest.raises(ValueError, match="expected the films that are on the wall, got older ones"):
+            screen.others(wall["slate"])
+        fresh = screen.show()
+        assert ({one["because"] for one in fresh["films"]}, fresh["liked"]) == ({None}, [])
+        assert film not in {shown.item for shown in device.store.impressions()}
+        if way != "film":
+            assert ids(fresh) != ids(wall)
 
 
 def test_a_kiosk_that_is_opened_again_knows_its_person(kiosk, home):
@@ -438,6 +496,8 @@ def walk(browser, address: str) -> None:
 
     every(".poster")[2].send_keys(Keys.ENTER)
     until(lambda: one("#count").text == "2")
+    longer = "arguments[0].textContent = 'A long title '.repeat(9); const all = document.querySelector('aside');"
+    assert browser.execute_script(f"{longer} return all.scrollWidth - all.clientWidth", one(".liked .what")) == 0
     one("#forget").click()
     assert "2 taps" in dialog()
     one("#forget-everything").click()
