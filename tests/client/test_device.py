@@ -479,6 +479,11 @@ def test_an_item_that_was_only_shown_takes_its_slate_along(tmp_path, world, phi)
         assert len(device.store.entries()) == 4
 
 
+def test_a_limit_in_days_of_numpy_is_one(device):
+    device.limit(interactions=5, days=np.float32(3))
+    assert device.store.values("limits") == {"interactions": 5, "days": 3.0}
+
+
 @pytest.mark.parametrize("how", [{"item": "1"}, {"before": 500.0}, {"everything": True}], ids=["item", "before", "all"])
 def test_what_a_limit_dropped_counts_as_forgotten_with_what_was_trained_on_it(how, device):
     device.limit(interactions=2)
