@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class Chain:
                 _make_durable(connection)
                 chain._witness = chain._read_witness()  # before the rows: another process may append meanwhile
                 chain._check_file()
+                _sweep(path)
                 return chain, _settings(next(chain._read(limit=1))[1])
             except BaseException:
                 chain.close()
@@ -221,7 +223,7 @@ class Chain:
     def _write_witness(self) -> None:
         """Replace the witness atomically. Another process may have written a later one: an earlier one is valid too."""
         target = _witness_path(self._path)
-        draft = target.with_name(f"{target.name}.{os.getpid()}")
+        draft = _draft(target, os.getpid())
         with open(draft, "w", encoding="ascii") as file:
             file.write(f"{self.count} {self.head}\n")
             file.flush()
@@ -236,6 +238,31 @@ class Chain:
 
 def _witness_path(path: Path) -> Path:
     return path.with_name(path.name + ".witness")
+
+
+def _draft(witness: Path, process: int | str) -> Path:
+    """Where a process writes the next witness: each its own, for they write without a lock."""
+    return witness.with_name(f"{witness.name}.{process}")
+
+
+def _sweep(path: Path) -> None:
+    """Remove drafts of the witness that killed processes left; those of the living stay."""
+    witness = _witness_path(path)
+    for draft in witness.parent.glob(_draft(Path(glob.escape(witness.name)), "*").name):
+        process = draft.name.rpartition(".")[2]
+        if process.isdecimal() and not _lives(int(process)):
+            with suppress(OSError):  # it does no harm
+                draft.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:

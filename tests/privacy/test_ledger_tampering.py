@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -256,6 +258,16 @@ def test_a_lost_write_ahead_log_or_witness_is_noticed(path, tmp_path):
     Path(f"{path}.witness").unlink()
     with pytest.raises(LedgerError, match=r"witness .* is missing or unreadable"):
         Ledger.open(path)
+
+
+def test_drafts_of_killed_processes_go_and_those_of_the_living_stay(path):
+    filled(path)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    drafts = [Path(f"{path}.witness.{name}") for name in (int(gone.stdout), 10**30, os.getppid(), "mine")]
+    for draft in drafts:
+        draft.write_text("3 ab")
+    Ledger.open(path).close()
+    assert [draft.exists() for draft in drafts] == [False, False, True, True]
 
 
 def test_a_restored_older_copy_is_noticed(path, tmp_path):
