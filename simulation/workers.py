@@ -198,7 +198,7 @@ class _Process:
         return message
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has ended: asking for its answer says so
+        with contextlib.suppress(ConnectionError):  # it has ended: asking for its answer says so
             self.pipe.send_bytes(_packed(message))
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ def serve() -> None:
     path: Path | None = None
     task: Task | None = None
     parts: Sequence[Sequence[Ints]] = ()
-    with Connection(os.dup(0)) as pipe, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with Connection(os.dup(0)) as pipe, contextlib.suppress(EOFError, ConnectionError):
         known = {name: thing for thing, name in _things(_unship(pickle.loads(pipe.recv_bytes()), {}))}
         pipe.send_bytes(_packed("ready"))
         while True:
