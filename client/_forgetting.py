@@ -19,7 +19,7 @@ class Forgotten(NamedTuple):
     removed: int
     """Interactions and impressions that are gone."""
     learned: bool
-    """Whether something that was trained on this device may have seen one of them."""
+    """Whether what was adapted on this device may have seen one of them; with everything, always."""
 
 
 def forget_rows(connection: Connection, *, before: int | None, item: str | None) -> Forgotten:
@@ -31,9 +31,8 @@ def forget_rows(connection: Connection, *, before: int | None, item: str | None)
     where, values = _where(before, item)
     if not where:
         removed = sum(_deleted(connection, table, "", ()) for table in ("interactions", "impressions"))
-        unmarked = connection.rows("SELECT 1 FROM trainings WHERE forgotten < used LIMIT 1")
         connection.rows("UPDATE trainings SET forgotten = used")
-        return Forgotten(removed, learned=bool(removed or unmarked))
+        return Forgotten(removed, learned=True)
     gone = [(int(i), int(at)) for i, at in connection.rows(f"SELECT id, at FROM interactions{where}", values)]
     learned = _mark(connection, [one for one, _ in gone]) or bool(gone)
     drawn = [(slate,) for slate in _drawn_with(connection, where, values, gone)]

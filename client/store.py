@@ -317,7 +317,7 @@ class Store:
         everything = before is None and item is None
         with self.transaction():
             forgotten = forget_rows(self._connection, before=before, item=item)
-            if forgotten.learned or everything:
+            if forgotten.learned:
                 self._connection.rows("DELETE FROM parameters")
             if everything:
                 self.put("profile", None)

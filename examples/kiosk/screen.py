@@ -129,10 +129,7 @@ class Screen:
         Where only the bytes could not be removed yet, the rows are gone: "Show others" must not log them again.
         """
         try:
-            if item is None:
-                self._device.forget(everything=True)
-            else:
-                self._device.forget(item=item)
+            self._device.forget(item=item, everything=item is None)
         finally:
             if item is None:
                 self._shuffle()
