@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from .._launcher import end_with_launcher
 from ..errors import WireError
 from .wire import (
     TrainOrder,
@@ -67,6 +68,7 @@ def make_client_app(factory: ParticipantFactory) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        end_with_launcher()
         records = _answer(message.content, lambda order: participant(context).train(order))
         return Message(records, reply_to=message)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from .._launcher import end_with_launcher
 from ..config import Config
 from .loop import run_federation
 from .plan import FederationPlan, FederationResult
@@ -31,6 +32,7 @@ def make_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        end_with_launcher()
         config = (configure or config_of)(context)
         plan = build(context, config)
         result = run_federation(grid, plan, config)
