@@ -91,6 +91,11 @@ def _check(config: Config) -> None:
             "expected online.log = clicks with a policy whose state sees the history: what was shown in vain must "
             "not be part of it, got shown; set it, or policy.state = none and policy.affinity = false"
         )
+    if config.online.log == "shown" and config.local.reward == "one" and config.local.reward_model == "constant":
+        raise ConfigError(
+            "expected local.reward = value where online.log = shown, got one, by which what was shown in vain counts as "
+            "much as a click; set it, or online.log = clicks"
+        )
 
 
 def _users(config: Config) -> tuple[Population, UserOptions]:

@@ -188,6 +188,7 @@ def test_the_policy_learns_from_clicks(tmp_path):
             {"online__log": "shown", "policy__state": "history"},
             "expected online.log = clicks with a policy whose state",
         ),
+        ({"online__log": "shown", "local__reward": "one"}, "expected local.reward = value where online.log = shown"),
         ({"online__arms": ["best"]}, "expected online.arms among meta, joint, local"),
         ({"online__arms": ["meta@0"]}, "expected online.arms among meta, joint, local"),
         ({"online__arms": []}, "expected one or more arms in online.arms, got none"),
