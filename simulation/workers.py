@@ -30,7 +30,7 @@ import torch
 from ..config import Config
 from ..errors import RunError
 from .cohort import CohortResult, Task
-from .memory import keep_freed_memory
+from .memory import keep_freed_memory, with_huge_pages
 from .placement import compute_device
 from .schedule import Ints
 from .world import World
@@ -135,7 +135,7 @@ class _Process:
     """One worker, seen from the caller."""
 
     def __init__(self, world: Path) -> None:
-        here = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self.pipe, far = Pipe()
         with far:
             self._popen = subprocess.Popen(

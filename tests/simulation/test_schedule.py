@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small_world as small
 import torch
-from fedrec.simulation.memory import give_back, keep_freed_memory
+from fedrec.simulation.memory import give_back, keep_freed_memory, with_huge_pages
 from fedrec.simulation.schedule import blocks, chunks, device_floats, in_order
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +63,12 @@ def test_answers_come_in_order_and_mistakes_are_raised(threads):
 def test_the_allocator_takes_the_settings():
     assert keep_freed_memory()
     give_back()
+
+
+def test_huge_pages_are_asked_for_unless_the_user_has_decided():
+    asked = {"GLIBC_TUNABLES": "glibc.malloc.check=1"}
+    assert with_huge_pages({"A": "b"}) == {"A": "b", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert with_huge_pages(asked) == {"GLIBC_TUNABLES": "glibc.malloc.check=1:glibc.malloc.hugetlb=1"}
+    assert asked == {"GLIBC_TUNABLES": "glibc.malloc.check=1"}
+    decided = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    assert with_huge_pages(decided) == decided

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,12 @@ def test_processes_change_no_bit(world, workers, count):
     assert small.same(here.total, there.total)
     assert small.same(here.personal, there.personal)
     assert any(float(value.abs().max()) > 0 for value in here.total.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
+def test_processes_ask_for_huge_pages(workers):
+    for process in workers.processes:
+        assert b"glibc.malloc.hugetlb=1" in Path(f"/proc/{process.id}/environ").read_bytes()
 
 
 def test_a_mistake_in_a_worker_is_the_callers(world, workers):
