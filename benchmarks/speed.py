@@ -5,9 +5,10 @@
 The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for each user and Opacus on each device, (b)
 the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
 simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
-matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, so that a machine whose
-speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds (devices, catalogue, history length,
-K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
+matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, on the default policy (a)
+as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds
+(devices, catalogue, history length, K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full
+ranking of what they serve.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """
@@ -76,13 +77,19 @@ def child(
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def side_by_side(work: str, turns: int, console: Console) -> dict[str, dict[str, Any]]:
-    """(b), (c) and (e) in turn; the median of all repeats of all turns."""
+def side_by_side(work: str, turns: int, console: Console, *, flower: bool) -> dict[str, dict[str, Any]]:
+    """(b), (c) and (e) in turn, and (a) where asked for; the median of all repeats of all turns."""
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "cohort", "workers", "floor")}
+    if flower:
+        kept["flower"] = []
     for turn in range(turns):
         for name, lines in kept.items():
             devices, repeats = (REFERENCE_DEVICES[work], 1) if name == "reference" else (943, 5)
-            lines.append(child([CASES, name, work, "--devices", str(devices), "--repeats", str(repeats)]))
+            if name == "flower":
+                one = child([FLOWER, "--work", work, "--rounds", "4"])
+                lines.append(one | {"seconds": one["round_seconds"], "devices": one["devices_per_round"]})
+            else:
+                lines.append(child([CASES, name, work, "--devices", str(devices), "--repeats", str(repeats)]))
             console.print(
                 f"{work}, {name}, turn {turn + 1}: {lines[-1]['devices_per_second']:g} devices/s", style="dim"
             )
@@ -93,6 +100,7 @@ def joined(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Several measurements of the same thing as one."""
     seconds = [one for line in lines for one in line["seconds"]]
     return {
+        **({"differences": lines[0]["differences"]} if "differences" in lines[0] else {}),
         "devices": lines[0]["devices"],
         "seconds": seconds,
         "devices_per_second": round(lines[0]["devices"] / float(np.median(seconds)), 2),
@@ -252,8 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.only not in (None, work):
             results["work"][work] = before["work"][work]
             continue
-        measured = side_by_side(work, asked.turns, console)
+        turns = work == "default" and "flower" not in asked.skip
+        measured = side_by_side(work, asked.turns, console, flower=turns)
         for name, measure in (("flower", _flower), ("flower_lean", _flower_lean), ("pfl", _pfl)):
+            if name in measured:
+                continue
             skipped = name.partition("_")[0] in asked.skip
             kept = before["work"].get(work, {}).get(name) if skipped else measure(work, console)
             if kept is not None:

@@ -93,8 +93,8 @@ def _check(config: Config) -> None:
         )
     if config.online.log == "shown" and config.local.reward == "one" and config.local.reward_model == "constant":
         raise ConfigError(
-            "expected local.reward = value where online.log = shown, got one, by which what was shown in vain counts as "
-            "much as a click; set it, or online.log = clicks"
+            "expected local.reward = value where online.log = shown, got one, by which what was shown in vain counts "
+            "as much as a click; set it, or online.log = clicks"
         )
 
 
