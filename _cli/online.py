@@ -91,7 +91,7 @@ def arms_table(summary: Mapping[str, Any]) -> Table:
     columns = [column for name in groups for column in (f"CTR, {name}", f"regret, {name}")]
     table = render.plain_table("arm", *columns, numbers=columns)
     table.columns[0].min_width = max(map(len, summary["arms"]))
-    table.title = f"the last {summary['window']} interactions up to the {summary['interactions']['training']}th"
+    table.title = f"the last {summary['window']} of {summary['interactions']['training']} interactions"
     table.title_justify, table.title_style = "left", "bold"
     for name, arm in summary["arms"].items():
         points = [arm["headline"][group] for group in groups]

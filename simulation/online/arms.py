@@ -21,6 +21,7 @@ from ...errors import ConfigError
 from ...privacy.sampling import poisson_participants
 from ...privacy.separation import turn_of, turns
 from ...server.loop import run_federation
+from ...server.metrics import MetricsLog
 from ...server.plan import RoundReport
 from ..federation import NODES, CohortFailed, Strict, check_plan, plan_of
 from ..grid import LocalGrid
@@ -117,7 +118,8 @@ def federate(arm: Arm, users: Users, run_dir: Path, *, on_round: Callable[[Round
     own = users.under(arm.config(users.config))
     plan = plan_of(own.world, run_dir, resume=True, on_round=on_round)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with closing(ActingCohort(own, run_dir / NODES)) as cohort:
+    acted = [row["round"] for row in MetricsLog(run_dir / "metrics.jsonl").rows if row.get("participants")]
+    with closing(ActingCohort(own, run_dir / NODES, acted)) as cohort:
         grid = LocalGrid(make_client_app(lambda _: Strict(cohort)), 1)
         try:
             run_federation(grid, replace(plan, validate=None), own.config)

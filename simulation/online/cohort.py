@@ -8,6 +8,7 @@ on disk before the first debit, so that a round that is held again after a crash
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,11 @@ from .users import Users
 class ActingCohort(Cohort):
     """All devices of a run; see the module."""
 
-    def __init__(self, users: Users, nodes_dir: Path) -> None:
-        """Serve all devices of ``users`` as one node; what must last lies below ``nodes_dir``."""
+    def __init__(self, users: Users, nodes_dir: Path, acted: Sequence[int] = ()) -> None:
+        """Serve all devices of ``users`` as one node; what must last lies below ``nodes_dir``.
+
+        ``acted`` are the rounds before in which devices took part: where users stood after them has to be there.
+        """
         super().__init__(users.world, nodes_dir, 1)
         config = users.config
         self.session = Session(simulator=users.simulator())
@@ -38,13 +42,12 @@ class ActingCohort(Cohort):
         )
         self._standing = StandingStore(nodes_dir)
         self._begun = False
+        self._acted = acted
 
     def train(self, order: TrainOrder) -> TrainReply:
         """Act, then adapt: see :meth:`Cohort.train`."""
         devices = self._devices(order)
-        if not self._begun:
-            self._standing.load(order.round - 1, self.session, self._agent)
-            self._begun = True
+        self._begin_after(order.round - 1)
         self._agent.phi = order.phi
         self._agent.personal = self._personal.load(order.round - 1) or None
         self.session.play(self._agent, self._acting(order.round, devices), self._config.online.interactions)
@@ -54,10 +57,14 @@ class ActingCohort(Cohort):
 
     def trace_after(self, round_number: int) -> Trace:
         """What every interaction up to ``round_number`` brought, also where an earlier process held the rounds."""
-        if not self._begun:
-            self._standing.load(round_number, self.session, self._agent)
-            self._begun = True
+        self._begin_after(round_number)
         return self.session.trace
+
+    def _begin_after(self, round_number: int) -> None:
+        if not self._begun:
+            acted = max((number for number in self._acted if number <= round_number), default=0)
+            self._standing.load(round_number, self.session, self._agent, acted=acted)
+            self._begun = True
 
     def _acting(self, round_number: int, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         return acting_devices(drawn, self._late, round_number, self._config.online.late_round)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import load_file, save
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from ..._durable import replace_file, storage_errors
 from ...config import Config, load_config
@@ -21,6 +22,7 @@ from ..run import Listener, Quiet, unused
 from .arms import Arm, arms_of, check_arm, federate, measure
 from .results import write_results
 from .session import Trace
+from .standing import read_arrays
 from .users import Users
 
 DEFAULT = Path(__file__).with_name("default.toml")
@@ -154,12 +156,22 @@ def _run_arm(arm: Arm, users: Users, directory: Path, listener: Listener) -> Don
         directory.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         trace = _played(arm, users, directory, listener)
-        seconds = {"seconds": f"{time.perf_counter() - began:.3f}"}
+        about = {"seconds": f"{time.perf_counter() - began:.3f}", "config": _judged_by(users.config)}
         with storage_errors(path, "the rounds are safe"):
-            replace_file(path, save(trace.values, metadata=seconds))
+            replace_file(path, save(trace.values, metadata=about))
     trace = Trace(devices=users.population.users)
-    trace.values = load_file(path)
-    return Done(trace=trace, seconds=_seconds(path), privacy=privacy)
+    trace.values, about = read_arrays(path), _about(path)
+    if about.get("config", _judged_by(users.config)) != _judged_by(users.config):
+        raise RunError(
+            f"expected the configuration that {path} was made by, got an {CONFIG} that was changed since; undo the "
+            "change or start over in another directory"
+        )
+    return Done(trace=trace, seconds=float(about["seconds"]), privacy=privacy)
+
+
+def _judged_by(config: Config) -> str:
+    """Fingerprint of all that may change what an arm brings: which other arms there are does not."""
+    return config.updated(online__arms=["meta"]).fingerprint()
 
 
 def _played(arm: Arm, users: Users, directory: Path, listener: Listener) -> Trace:
@@ -171,11 +183,9 @@ def _played(arm: Arm, users: Users, directory: Path, listener: Listener) -> Trac
     return federate(arm, users, directory, on_round=listener.round)
 
 
-def _seconds(path: Path) -> float:
-    from safetensors import safe_open
-
+def _about(path: Path) -> dict[str, str]:
     with safe_open(path, framework="numpy") as file:
-        return float(file.metadata()["seconds"])
+        return dict(file.metadata())
 
 
 def privacy_of(arm: Arm, users: Users) -> tuple[dict[str, Any], ...]:

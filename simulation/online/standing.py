@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ... import _durable
@@ -40,24 +41,46 @@ class StandingStore:
         for number in self._rounds()[:-_KEPT]:
             self.path(number).unlink(missing_ok=True)
 
-    def load(self, round_number: int, session: Session, agent: LoggingAgent) -> None:
+    def load(self, round_number: int, session: Session, agent: LoggingAgent, *, acted: int = 0) -> None:
         """Put everything where it stood after ``round_number``; a round that reached nobody wrote nothing.
 
+        Args:
+            round_number: the last round that is over.
+            session: the users.
+            agent: who acts for them.
+            acted: the last of those rounds in which devices took part: they have written since.
+
         Raises:
-            RunError: something was written, but nothing of that round or before it.
+            RunError: what stood then is not there, or damaged.
         """
         found = [number for number in self._rounds() if number <= round_number]
-        if not found and (round_number > 0 and self._rounds()):
+        if not found and not acted and not (round_number > 0 and self._rounds()):
+            return
+        if not found or found[-1] < acted:
             raise RunError(
-                f"expected where users stood after round {round_number} in {self._directory}, got none; restore the "
-                "whole run directory or start over"
+                f"expected where users stood after round {acted or round_number} in {self._directory}, got none; "
+                "restore the whole run directory or start over"
             )
-        if found:
-            _put(load_file(self.path(found[-1])), session, agent)
+        _put(read_arrays(self.path(found[-1])), session, agent)
 
     def _rounds(self) -> list[int]:
         paths = self._directory.glob(f"{_NAME}*.safetensors")
         return sorted(int(path.stem.removeprefix(_NAME)) for path in paths)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of a file that an online run wrote.
+
+    Raises:
+        RunError: it can't be read.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"expected {path} as fedrec wrote it, got a damaged file ({error}); restore the whole run directory or "
+            "start over"
+        ) from None
 
 
 def _taken(session: Session, agent: LoggingAgent) -> Arrays:

@@ -49,7 +49,7 @@ class Users:
         """The users that a configuration names: those of a domain, or those fitted on a data set.
 
         Raises:
-            ConfigError: the federation is divided among nodes, or items shown in vain would be a state's history.
+            ConfigError: what the online loop can't do, such as slates of more items than there are.
             DataError: fewer than two devices are to train.
         """
         return cls.among(config, *_users(config))
@@ -63,6 +63,11 @@ class Users:
             DataError: as :meth:`of`.
         """
         _check(config)
+        if config.exploration.size > population.items:
+            raise ConfigError(
+                f"expected exploration.size of at most {population.items}, the items there are, got "
+                f"{config.exploration.size}; lower it"
+            )
         options = replace(options, slate=config.exploration.size, horizon=ENDLESS, history=1, track_regret=True)
         return cls(config=config, population=population, options=options, world=_world(config, population, options))
 

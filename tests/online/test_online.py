@@ -180,6 +180,56 @@ def test_the_policy_learns_from_clicks(tmp_path):
     assert np.nanmean(learned) > 1.2 * np.nanmean(chance)
 
 
+def killed_in_round_three(where, monkeypatch):
+    """A federation of which two rounds are over."""
+    kept, rounds = Cohort._pay, []
+
+    def dies(self, *args):
+        rounds.append(1)
+        if len(rounds) == 3:
+            raise _Killed
+        return kept(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cohort, "_pay", dies)
+        with pytest.raises(_Killed):
+            federate(arm("meta@8"), users(), where)
+    return sorted((where / NODES).glob("standing-*.safetensors"))
+
+
+@pytest.mark.parametrize("lost", ["all", "last"])
+def test_where_users_stood_is_missed_and_nothing_else_is_made_of_it(tmp_path, monkeypatch, lost):
+    standing = killed_in_round_three(tmp_path, monkeypatch)
+    assert [path.name for path in standing] == [f"standing-{number:06d}.safetensors" for number in (1, 2, 3)]
+    for path in standing if lost == "all" else standing[1:]:
+        path.unlink()
+    with pytest.raises(RunError, match=r"expected where users stood after round 2 in .*restore the whole"):
+        federate(arm("meta@8"), users(), tmp_path)
+
+
+def test_where_users_stood_is_refused_where_it_is_damaged(tmp_path, monkeypatch):
+    standing = killed_in_round_three(tmp_path, monkeypatch)
+    standing[1].write_bytes(standing[1].read_bytes()[:50])
+    with pytest.raises(RunError, match=r"expected .*standing-000002.safetensors as fedrec wrote it, got a damaged"):
+        federate(arm("meta@8"), users(), tmp_path)
+
+
+def test_a_finished_arm_is_believed_only_by_its_own_configuration_and_whole(tmp_path):
+    where = tmp_path / "run"
+    run_online(config(online__arms=["random"]), out=where)
+    told = where / run.CONFIG
+    more = config(online__arms=["random", "oracle"])
+    told.write_text(more.to_toml())
+    assert set(run_online(out=where, resume=True).summary["arms"]) == {"random", "oracle"}
+    told.write_text(more.updated(seed=5).to_toml())
+    with pytest.raises(RunError, match=r"expected the configuration that .*random.* was made by, got an online.toml"):
+        run_online(out=where, resume=True)
+    told.write_text(more.to_toml())
+    (where / run.ARMS / "oracle" / "trace.safetensors").write_bytes(b"zz")
+    with pytest.raises(RunError, match=r"expected .*trace.safetensors as fedrec wrote it, got a damaged file"):
+        run_online(out=where, resume=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -189,6 +239,7 @@ def test_the_policy_learns_from_clicks(tmp_path):
             "expected online.log = clicks with a policy whose state",
         ),
         ({"online__log": "shown", "local__reward": "one"}, "expected local.reward = value where online.log = shown"),
+        ({"exploration__size": 31}, "expected exploration.size of at most 30, the items there are, got 31"),
         ({"online__arms": ["best"]}, "expected online.arms among meta, joint, local"),
         ({"online__arms": ["meta@0"]}, "expected online.arms among meta, joint, local"),
         ({"online__arms": []}, "expected one or more arms in online.arms, got none"),
