@@ -187,7 +187,7 @@ def test_a_killed_worker_costs_its_cell_nothing_but_time(lives):
     rounds = [event["round"] for number, event in follower.events if number == lost and event["kind"] == "round"]
     assert rounds[-1] == ROUNDS
     killed = next(place for place, number in enumerate(rounds) if number >= ROUNDS // 2)
-    # From the last checkpoint, not from round 1; a worker that had written its last one before it died has no round left.
+    # From the last checkpoint, not from round 1; a worker that had written its last one before it died has none left.
     assert all(number > rounds[killed] - 10 for number in rounds[killed + 1 :])
     (there,) = [one for one in lives["sweep"].finished if one.cell == follower.cells[lost]]
     plain = simulate(there.cell.config, out=lives["root"] / "plain").summary
