@@ -260,8 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.only not in (None, work):
             results["work"][work] = before["work"][work]
             continue
-        turns = work == "default" and "flower" not in asked.skip
-        measured = side_by_side(work, asked.turns, console, flower=turns)
+        in_turn = work == "default" and "flower" not in asked.skip
+        measured = side_by_side(work, asked.turns, console, flower=in_turn)
         for name, measure in (("flower", _flower), ("flower_lean", _flower_lean), ("pfl", _pfl)):
             if name in measured:
                 continue

@@ -151,17 +151,17 @@ class Done:
 
 def _run_arm(arm: Arm, users: Users, directory: Path, listener: Listener) -> Done:
     """Run an arm, or read what it gave where it is over; its file is written whole or not at all."""
-    path, privacy = directory / "trace.safetensors", privacy_of(arm, users)
+    path, privacy, judged = directory / "trace.safetensors", privacy_of(arm, users), _judged_by(users.config)
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         trace = _played(arm, users, directory, listener)
-        about = {"seconds": f"{time.perf_counter() - began:.3f}", "config": _judged_by(users.config)}
+        about = {"seconds": f"{time.perf_counter() - began:.3f}", "config": judged}
         with storage_errors(path, "the rounds are safe"):
             replace_file(path, save(trace.values, metadata=about))
     trace = Trace(devices=users.population.users)
     trace.values, about = read_arrays(path), _about(path)
-    if about.get("config", _judged_by(users.config)) != _judged_by(users.config):
+    if about.get("config", judged) != judged:
         raise RunError(
             f"expected the configuration that {path} was made by, got an {CONFIG} that was changed since; undo the "
             "change or start over in another directory"

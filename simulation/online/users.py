@@ -62,12 +62,7 @@ class Users:
             ConfigError: as :meth:`of`.
             DataError: as :meth:`of`.
         """
-        _check(config)
-        if config.exploration.size > population.items:
-            raise ConfigError(
-                f"expected exploration.size of at most {population.items}, the items there are, got "
-                f"{config.exploration.size}; lower it"
-            )
+        _check(config, population.items)
         options = replace(options, slate=config.exploration.size, horizon=ENDLESS, history=1, track_regret=True)
         return cls(config=config, population=population, options=options, world=_world(config, population, options))
 
@@ -85,7 +80,7 @@ class Users:
         return replace(self, config=config, world=_world(config, self.population, self.options))
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, items: int) -> None:
     if config.server.nodes != 1:
         raise ConfigError(
             f"expected server.nodes = 1 for the online loop, whose users live in one process, got "
@@ -100,6 +95,11 @@ def _check(config: Config) -> None:
         raise ConfigError(
             "expected local.reward = value where online.log = shown, got one, by which what was shown in vain counts "
             "as much as a click; set it, or online.log = clicks"
+        )
+    if config.exploration.size > items:
+        raise ConfigError(
+            f"expected exploration.size of at most {items}, the items there are, got {config.exploration.size}; "
+            "lower it"
         )
 
 

@@ -111,10 +111,8 @@ class _Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("where", ["acting", "adapting", "after"])
-def test_a_killed_federation_goes_on_to_the_same_bits(tmp_path, monkeypatch, where):
-    whole = federate(arm("meta@8"), users(), tmp_path / "whole")
-    place = {"acting": (ActingCohort, "_acting"), "adapting": (Cohort, "_adapt"), "after": (Cohort, "_pay")}[where]
+def kill_third(place, where, monkeypatch):
+    """A federation that is killed where a method of its cohort is called for the third time."""
     kept, calls = getattr(*place), []
 
     def dies(self, *args):
@@ -126,7 +124,14 @@ def test_a_killed_federation_goes_on_to_the_same_bits(tmp_path, monkeypatch, whe
     with monkeypatch.context() as patch:
         patch.setattr(*place, dies)
         with pytest.raises(_Killed):
-            federate(arm("meta@8"), users(), tmp_path / "killed")
+            federate(arm("meta@8"), users(), where)
+
+
+@pytest.mark.parametrize("where", ["acting", "adapting", "after"])
+def test_a_killed_federation_goes_on_to_the_same_bits(tmp_path, monkeypatch, where):
+    whole = federate(arm("meta@8"), users(), tmp_path / "whole")
+    place = {"acting": (ActingCohort, "_acting"), "adapting": (Cohort, "_adapt"), "after": (Cohort, "_pay")}[where]
+    kill_third(place, tmp_path / "killed", monkeypatch)
     assert same_traces(federate(arm("meta@8"), users(), tmp_path / "killed"), whole)
     assert all(torch.equal(value, _phi(tmp_path / "whole")[name]) for name, value in _phi(tmp_path / "killed").items())
 
@@ -181,19 +186,8 @@ def test_the_policy_learns_from_clicks(tmp_path):
 
 
 def killed_in_round_three(where, monkeypatch):
-    """A federation of which two rounds are over."""
-    kept, rounds = Cohort._pay, []
-
-    def dies(self, *args):
-        rounds.append(1)
-        if len(rounds) == 3:
-            raise _Killed
-        return kept(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Cohort, "_pay", dies)
-        with pytest.raises(_Killed):
-            federate(arm("meta@8"), users(), where)
+    """A federation of which two rounds are over: where its users stood after each round."""
+    kill_third((Cohort, "_pay"), where, monkeypatch)
     return sorted((where / NODES).glob("standing-*.safetensors"))
 
 
