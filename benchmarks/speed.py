@@ -6,9 +6,9 @@ The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for eac
 the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
 simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
 matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, on the default policy (a)
-as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds
-(devices, catalogue, history length, K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full
-ranking of what they serve.
+as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone:
+on synthetic worlds (devices with 20 interactions each and with log-normal numbers of them, catalogue, history length,
+K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """
@@ -49,8 +49,11 @@ CONTENDERS = {
     "floor": "(e) floor",
 }
 REFERENCE_DEVICES = {"table": 40, "default": 200}
+PROCESSES = f"engine.workers={os.cpu_count()}"
+EQUAL, VARIED = "devices, 20 interactions each", "devices, 20 interactions on average"
 CURVES: dict[str, list[tuple[float, list[str]]]] = {
-    "devices": [(10**power, [f"data.devices={10**power}"]) for power in (2, 3, 4, 5, 6)],
+    EQUAL: [(10**power, [f"data.devices={10**power}", PROCESSES, "--equal-logs"]) for power in (2, 3, 4, 5, 6)],
+    VARIED: [(10**power, [f"data.devices={10**power}", PROCESSES]) for power in (2, 3, 4, 5)],
     "catalogue": [
         (items, ["data.devices=500", f"data.items={items}", "policy.ids=false"]) for items in (1000, 10_000, 100_000)
     ],
@@ -130,17 +133,45 @@ def training_logs(path: Path) -> Path:
     return path
 
 
-def curves(largest: int, console: Console) -> dict[str, list[dict[str, Any]]]:
+def curves(turns: int, largest: int, console: Console) -> dict[str, list[dict[str, Any]]]:
     """The cohort engine on synthetic worlds of growing size."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found = {}
     for name, points in CURVES.items():
-        for value, settings in points:
-            if name == "devices" and value > largest:
-                continue
-            line = child([CASES, "scaling", *settings, "--repeats", "1" if value >= 10**6 else "3"])
-            found.setdefault(name, []).append({"value": value} | line)
-            console.print(f"{name} {value:g}: {line['devices_per_second']:g} devices/s", style="dim")
+        if name in (EQUAL, VARIED):
+            lines = cohorts([point for point in points if point[0] <= largest], turns, console)
+        else:
+            lines = [child([CASES, "scaling", *settings]) for _, settings in points]
+        found[name] = [{"value": value} | line for (value, _), line in zip(points, lines, strict=False)]
+        for line in found[name]:
+            console.print(f"{name}: {line['value']:g}: {line['devices_per_second']:g} devices/s", style="dim")
     return found
+
+
+def cohorts(points: Sequence[tuple[float, list[str]]], turns: int, console: Console) -> list[dict[str, Any]]:
+    """Cohorts of every size in turn, each in a process of its own that waits: a machine drifts within seconds."""
+    waiting = []
+    for value, settings in points:
+        command = [sys.executable, str(CASES), "scaling", *settings, "--on-demand"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        _say(process, None)
+        waiting.append(process)
+        console.print(f"{value:g} devices: ready", style="dim")
+    for turn in range(10 * turns):
+        for process, (value, _) in zip(waiting, points, strict=True):
+            often = 10 if value >= 10**6 else 3 if value >= 10**5 else 1  # the larger, the longer a round, the rarer
+            if turn % often == often // 2:
+                _say(process, 10 if value <= 1000 else 1)
+    return [json.loads(process.communicate()[0]) for process in waiting]
+
+
+def _say(process: subprocess.Popen[str], repeats: int | None) -> None:
+    """Ask for repeats, where they are given, and wait for the answer."""
+    if process.stdin is None or process.stdout is None:
+        raise TypeError("expected a process with pipes")
+    if repeats is not None:
+        process.stdin.write(f"{repeats}\n")
+    if not process.stdout.readline():
+        raise SystemExit(f"{process.args} failed; see above")
 
 
 def large(console: Console) -> dict[str, dict[str, Any]]:
@@ -186,6 +217,12 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
+def flatness(points: Sequence[dict[str, Any]]) -> str:
+    """How far apart the times of a device are from 1,000 devices on."""
+    times = [1 / point["devices_per_second"] for point in points if point["value"] >= 1000]
+    return f"from 1,000 on the longest time of a device is {max(times) / min(times):.2f} times the shortest."
+
+
 HEAD = ("work", "by", "devices/s", "cohort engine, processes / this", "peak memory, MB")
 
 
@@ -201,6 +238,7 @@ def markdown(results: dict[str, Any]) -> str:
         for point in points:
             each = 1000 / point["devices_per_second"]
             text += f"| {name} | {point['value']:,} | {each:.3f} | {point['peak_rss_mb']:,} |\n"
+    text += "".join(f"\n{name}: {flatness(results['curves'][name])}\n" for name in (EQUAL, VARIED))
     text += "\nml-1m, 6,040 devices and 3,706 items, default policy:\n\n"
     text += "| what | seconds | devices a minute | peak memory, MB |\n| --- | --- | --- | --- |\n"
     for name, one in results["ml-1m"].items():
@@ -244,7 +282,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything, or what is asked for; write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c) and (e)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c), (e) and of cohorts of all sizes")
     parser.add_argument("--largest", type=int, default=10**6, help="most synthetic devices")
     parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves", "ml-1m"))
     parser.add_argument(
@@ -271,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measured[name] = kept
         results["work"][work] = measured
     if "curves" not in asked.skip and asked.only in (None, "curves"):
-        results["curves"] = curves(asked.largest, console)
+        results["curves"] = curves(asked.turns, asked.largest, console)
     if "ml-1m" not in asked.skip and asked.only in (None, "ml-1m"):
         results["ml-1m"] = large(console)
     asked.results.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config, load_config
 from fedrec.simulation.cohort import Work, adapt_cohort
+from fedrec.simulation.data.dataset import Dataset
+from fedrec.simulation.data.registry import load
 from fedrec.simulation.evaluation import evaluate_scores
 from fedrec.simulation.schedule import CHUNK_FLOATS, device_floats, in_order
 from fedrec.simulation.serving import Served
@@ -44,9 +47,9 @@ def configuration(work: str, overrides: Sequence[str] = ()) -> Config:
     return load_config(WORK[work], ["data.holdout=0", *overrides])
 
 
-def adaptation(config: Config, count: int | None) -> tuple[Callable[[], object], int]:
+def adaptation(config: Config, count: int | None, dataset: Dataset | None = None) -> tuple[Callable[[], object], int]:
     """A round of the cohort (``engine.kind``) over the first ``count`` devices of the configuration's world."""
-    world = World.build(config)
+    world = World.build(config, dataset)
     devices = world.roster[:count]
     logs = Logs(
         world=world,
@@ -64,6 +67,13 @@ def adaptation(config: Config, count: int | None) -> tuple[Callable[[], object],
     processes = worker_count(config, int(floats.sum()))
     workers = Workers(world, processes) if processes > 1 else None
     return lambda: adapt_cohort(policy, phi, work, config, mechanism, round_number=ROUND, workers=workers), len(devices)
+
+
+def equal_logs(config: Config) -> Dataset:
+    """The synthetic world of the configuration in which every device has as many interactions."""
+    data = config.data
+    sizes = {"devices": data.devices, "items": data.items, "interactions": data.interactions}
+    return load("synthetic", **sizes, seed=config.seed, length_spread=0.0)
 
 
 def evaluation(config: Config) -> tuple[Callable[[], object], int]:
@@ -119,13 +129,22 @@ def default_floor(config: Config, count: int) -> Callable[[], object]:
 
 
 def timed(run: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` runs after a warm-up."""
-    run()
+    """Seconds of each of ``repeats`` runs."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def on_demand(run: Callable[[], object]) -> list[float]:
+    """Seconds of as many runs as every line on standard input asks for; ``done`` is printed when they are over."""
+    seconds = []
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds += timed(run, int(line))
+        print("done", flush=True)
     return seconds
 
 
@@ -156,10 +175,15 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="table or default; for scaling and evaluation, configuration keys")
     parser.add_argument("--devices", type=int, default=943)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--on-demand", action="store_true", help="as often as lines on standard input say")
+    parser.add_argument("--equal-logs", action="store_true", help="synthetic devices have the same number of entries")
     asked = parser.parse_args()
     if asked.case in ("scaling", "evaluation"):
         config = load_config(None, ["data.name=synthetic", "data.holdout=0", *asked.settings])
-        run, count = adaptation(config, None) if asked.case == "scaling" else evaluation(config)
+        if asked.case == "scaling":
+            run, count = adaptation(config, None, equal_logs(config) if asked.equal_logs else None)
+        else:
+            run, count = evaluation(config)
     else:
         work = asked.settings[0]
         config = configuration(work, ENGINES.get(asked.case, ()))
@@ -168,7 +192,8 @@ def main() -> None:
             run = (table_floor if work == "table" else default_floor)(config, count)
         else:
             run, count = adaptation(config, asked.devices)
-    print(json.dumps(measured(timed(run, asked.repeats), count)))
+    run()  # a warm-up
+    print(json.dumps(measured(on_demand(run) if asked.on_demand else timed(run, asked.repeats), count)))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,10 @@ def _descend(stack: Stack, parameters: Parameters, start: Named, steps: int) -> 
 
 
 def _stepped(stack: Stack, parameters: Parameters, name: str, here: Tensor, start: Tensor, slope: Tensor) -> Tensor:
-    pull = slope + stack.settings.weight_decay * (here - start)
-    return here - step_size(stack.policy, stack.settings, name) * learned_rate(parameters, name) * pull
+    decay = stack.settings.weight_decay
+    pull = torch.add(slope, here - start, alpha=decay) if decay else slope
+    rate = step_size(stack.policy, stack.settings, name) * learned_rate(parameters, name)
+    return here - rate * pull if isinstance(rate, Tensor) else torch.sub(here, pull, alpha=rate)
 
 
 def _exponentials(values: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:

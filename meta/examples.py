@@ -219,10 +219,14 @@ def _take(column: Tensor, rows: Tensor, padding: float) -> Tensor:
 
 
 def stack_examples(devices: Sequence[Examples]) -> Examples:
-    """Pad many devices' examples to one shape and stack them: every field gains a leading axis ``[devices, ...]``."""
+    """Pad many devices' examples to one shape and stack them: every field gains a leading axis ``[devices, ...]``.
+
+    Histories are as wide as the longest of them.
+    """
     counts = max([1, *(len(one.present) for one in devices)])
     width = max([1, *(one.targets.shape[1] for one in devices)])
-    length = devices[0].history.shape[1]
+    longest = max(int((one.history >= 0).any(0).sum()) for one in devices)
+    length = min(devices[0].history.shape[1], max(1, longest))
     shape = (len(devices), counts)
     history = torch.full((*shape, length), -1)
     levels = torch.zeros((*shape, length), dtype=torch.int64)
@@ -231,7 +235,8 @@ def stack_examples(devices: Sequence[Examples]) -> Examples:
     present, query = torch.zeros(shape), torch.zeros(shape)
     for number, one in enumerate(devices):
         rows, columns = one.targets.shape
-        history[number, :rows], levels[number, :rows] = one.history, one.levels
+        recent = slice(one.history.shape[1] - length, None)
+        history[number, :rows], levels[number, :rows] = one.history[:, recent], one.levels[:, recent]
         targets[number, :rows, :columns] = one.targets
         rewards[number, :rows, :columns] = one.rewards
         propensities[number, :rows, :columns] = one.propensities

@@ -32,11 +32,11 @@ def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
         The keys, ascending, int64 ``[rows, most]``, and the place of every key among them, int64 ``[rows, n]``.
     """
     width = keys.shape[1]
+    bits = width.bit_length()
     # Key and column as one number: NumPy's sort of values is several times the speed of a sort that returns an order.
-    packed = keys * width + torch.arange(width)
+    packed = (keys << bits) + torch.arange(width)
     packed = torch.from_numpy(np.sort(packed.numpy(), axis=1)) if packed.device.type == "cpu" else packed.sort(1).values
-    ordered = packed.div(width, rounding_mode="floor")
-    order = packed - ordered * width
+    ordered, order = packed >> bits, packed & ((1 << bits) - 1)
     begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
     places = begins.cumsum(1)
     found = torch.full((len(keys), int(places[:, -1].amax()) + 1), nothing).scatter_(1, places, ordered)
@@ -90,8 +90,8 @@ class Recency:
         entries: the devices' distinct entries.
         plain: their embeddings ``E(a)``, ``[devices, distinct, dim]``.
         rewarded: scaled and shifted by their levels, ``[devices, distinct, dim]``.
-        weights: recency weights of every history entry, ``[devices, examples, scales, length]``.
-        mixer: the same by distinct entry, ``[devices, examples * scales, distinct]``.
+        known: entries of every history, which stand behind its padding, int64 ``[devices, examples]``.
+        mixer: recency weights by distinct entry, ``[devices, examples * scales, distinct]``.
         means: ``[devices, examples, scales * dim]``.
         trust: ``[devices, examples, 1]``.
     """
@@ -99,7 +99,7 @@ class Recency:
     entries: Entries
     plain: Tensor
     rewarded: Tensor
-    weights: Tensor
+    known: Tensor
     mixer: Tensor
     means: Tensor
     trust: Tensor
@@ -111,8 +111,8 @@ class Recency:
         if policy.settings.history_rewards:
             shift = functional.embedding(entries.levels, parameters["state.reward_shift"])
             rewarded = shift.addcmul_(plain, entries.gain(parameters))
-        weights = encoders.recency_weights(parameters["state.log_scale"], mask.flatten(0, 1))
-        weights = weights.movedim(0, 1).reshape(*mask.shape[:2], len(weights), mask.shape[-1])
+        known = mask.sum(-1).to(torch.int64)
+        weights = _by_number(_weights(parameters["state.log_scale"], mask.shape[-1]), known)
         mixer = torch.zeros(*weights.shape[:3], entries.items.shape[1])
         mixer.scatter_add_(-1, entries.places[:, :, None].expand_as(weights), weights)
         mixer = mixer.flatten(1, 2)
@@ -121,7 +121,7 @@ class Recency:
             entries=entries,
             plain=plain,
             rewarded=rewarded,
-            weights=weights,
+            known=known,
             mixer=mixer,
             means=means,
             trust=policy.trust(mask),
@@ -133,11 +133,7 @@ class Recency:
         return (self.means.flatten(0, 1) @ mix).view(*self.means.shape[:2], -1) * self.trust
 
     def back(self, parameters: Parameters, cotangent: Tensor, names: Collection[str]) -> tuple[Named, Tensor]:
-        """Gradients of every device by the encoder's parameters, and by ``plain``.
-
-        With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
-        ``dw / dlog(scale) = w (age - mean age) / scale``.
-        """
+        """Gradients of every device by the encoder's parameters, and by ``plain``."""
         mix, slope = parameters["state.mix"], cotangent * self.trust
         by_means = (slope.flatten(0, 1) @ mix.flatten(0, 1).T).view(len(slope), -1, mix.shape[1])
         by_rewarded = self.mixer.mT @ by_means
@@ -156,12 +152,10 @@ class Recency:
 
     def _by_scale(self, log_scale: Tensor, by_means: Tensor) -> Tensor:
         """``[devices, scales]``."""
-        weights = self.weights
-        by_weights = (by_means @ self.rewarded.mT).view(*weights.shape[:3], -1)
-        by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(weights))
-        ages = torch.arange(weights.shape[-1] - 1, -1, -1, dtype=weights.dtype)
-        centred = ages - (weights @ ages)[..., None]
-        return by_weights.mul_(weights).mul_(centred).sum((1, 3)) * torch.exp(-log_scale)
+        slopes = _by_number(_weight_slopes(log_scale, self.entries.places.shape[-1]), self.known)
+        by_weights = (by_means @ self.rewarded.mT).view(*slopes.shape[:3], -1)
+        by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(slopes))
+        return by_weights.mul_(slopes).sum((1, 3))
 
     def by_item(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct items and their rows: summed where an item stands with two levels."""
@@ -173,3 +167,25 @@ class Recency:
         merged = torch.zeros_like(rows).flatten(0, 1)
         merged.index_add_(0, own_rows(same, items.shape[1]).flatten(), rows.flatten(0, 1))
         return items, merged.view(rows.shape)
+
+
+def _weights(log_scale: Tensor, length: int) -> Tensor:
+    """Recency weights of histories of 0 to ``length`` entries, ``[length + 1, scales, length]``."""
+    mask = torch.ones(length + 1, length).tril(-1).flip(1)  # as many entries as the row's number, at the end
+    return encoders.recency_weights(log_scale, mask).movedim(0, 1)
+
+
+def _weight_slopes(log_scale: Tensor, length: int) -> Tensor:
+    """Derivatives of :func:`_weights` by the scales' own ``log_scale``, same shape.
+
+    With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
+    ``dw / dlog(scale) = w (age - mean age) / scale``.
+    """
+    weights = _weights(log_scale, length)
+    ages = torch.arange(length - 1, -1, -1, dtype=weights.dtype)
+    return weights * (ages - (weights @ ages)[..., None]) * torch.exp(-log_scale)[:, None]
+
+
+def _by_number(table: Tensor, known: Tensor) -> Tensor:
+    """What ``table [length + 1, scales, length]`` has for histories of ``known [devices, examples]`` entries each."""
+    return functional.embedding(known, table.flatten(1)).view(*known.shape, *table.shape[1:])

@@ -32,6 +32,8 @@ def batch_examples(
 ) -> Examples:
     """Examples of ``devices`` from their rows before ``stops``, every field with a leading axis ``[devices, ...]``.
 
+    Histories are as wide as the longest of these devices': encoders count from the most recent entry.
+
     Args:
         policy: its state decides the rule (``meta.examples``).
         dataset: the columns.
@@ -77,18 +79,18 @@ def _episodes(
         cuts[:, None],
         counts,
         settings.horizon if policy.sees_history else int(max(1, counts.max(initial=1))),
-        support[0].shape[-1],
+        policy.settings.history_length if policy.sees_history else 0,
     )
+    longest = max(support[0].shape[-1], query[0].shape[-1])
     width = max(support[1].shape[-1], query[1].shape[-1])
-    history, targets = (
-        np.concatenate([_padded(a, w), _padded(b, w)], axis=1)
-        for a, b, w in ((support[0], query[0], support[0].shape[-1]), (support[1], query[1], width))
+    return (
+        np.concatenate([_padded(rows, longest - rows.shape[-1], 0) for rows in (support[0], query[0])], axis=1),
+        np.concatenate([_padded(rows, 0, width - rows.shape[-1]) for rows in (support[1], query[1])], axis=1),
     )
-    return history, targets
 
 
-def _padded(rows: Ints, width: int) -> Ints:
-    return np.pad(rows, ((0, 0), (0, 0), (0, width - rows.shape[-1])), constant_values=-1)
+def _padded(rows: Ints, before: int, behind: int) -> Ints:
+    return np.pad(rows, ((0, 0), (0, 0), (before, behind)), constant_values=-1)
 
 
 def _with_query(examples: Examples) -> Examples:
@@ -136,14 +138,13 @@ def _positions(devices: Ints, counts: Ints, settings: LocalConfig, stream: Seque
 
 
 def _around(chosen: Ints, counts: Ints, horizon: int, length: int) -> tuple[Ints, Ints]:
-    """What precedes each position, and the entries from there on."""
-    there = (chosen >= 0)[..., None]
-    history = chosen[..., None] - length + np.arange(length)
+    """What precedes each position, as wide as the longest of it, and the entries from there on."""
+    history = chosen[..., None] + np.arange(-min(length, max(1, int(chosen.max(initial=0)))), 0)
     longest = int(np.where(chosen >= 0, counts[:, None] - chosen, 0).max(initial=1))
     targets = chosen[..., None] + np.arange(min(horizon, max(longest, 1)))
     return (
-        np.where(there & (history >= 0), history, -1),
-        np.where(there & (targets < counts[:, None, None]), targets, -1),
+        np.maximum(history, -1),  # of what is not there, -1, too
+        np.where((chosen >= 0)[..., None] & (targets < counts[:, None, None]), targets, -1),
     )
 
 
@@ -162,6 +163,7 @@ def _blocks(dataset: Dataset, starts: Ints, counts: Ints, settings: LocalConfig,
     keep = max(1, int((sizes > 0).sum(1).max(initial=0)))
     sizes, firsts = sizes[:, :keep], firsts[:, :keep]
     seen = np.maximum(0, sizes - horizon)
+    length = min(length, max(1, int(seen.max(initial=0))))
 
     def taken(first: Ints, until: Ints, width: int, right: bool) -> Ints:
         offset = np.arange(width) + (until - width if right else first)[..., None]
@@ -175,28 +177,36 @@ def _blocks(dataset: Dataset, starts: Ints, counts: Ints, settings: LocalConfig,
 
 
 def _gathered(policy: Policy, dataset: Dataset, devices: Ints, starts: Ints, history: Ints, targets: Ints) -> Examples:
-    levels_of = reward_levels(torch.from_numpy(_column(dataset.rewards, starts, history, 0.0)), dataset.reward_range)
-    propensities = dataset.propensities
+    before, after = _Rows(starts, history), _Rows(starts, targets)
+    levels = reward_levels(torch.from_numpy(before.of(dataset.rewards, 0.0)), dataset.reward_range)
     return Examples(
-        history=torch.from_numpy(_column(dataset.items, starts, history, -1).astype(np.int64)),
-        levels=torch.where(torch.from_numpy(history >= 0), levels_of, 0),
-        targets=torch.from_numpy(_column(dataset.items, starts, targets, -1).astype(np.int64)),
-        rewards=torch.from_numpy(_column(dataset.rewards, starts, targets, 0.0)),
+        history=torch.from_numpy(before.of(dataset.items, -1).astype(np.int64)),
+        levels=levels.masked_fill_(torch.from_numpy(before.missing), 0),
+        targets=torch.from_numpy(after.of(dataset.items, -1).astype(np.int64)),
+        rewards=torch.from_numpy(after.of(dataset.rewards, 0.0)),
         propensities=torch.zeros(targets.shape)
-        if propensities is None
-        else torch.from_numpy(_column(propensities, starts, targets, 0.0)),
-        present=torch.from_numpy((targets >= 0).any(-1).astype(np.float32)),
+        if dataset.propensities is None
+        else torch.from_numpy(after.of(dataset.propensities, 0.0)),
+        present=torch.from_numpy((~after.missing).any(-1).astype(np.float32)),
         query=torch.zeros(targets.shape[:2]),
         user=_users(dataset, devices),
     )
 
 
-def _column(column: NDArray[np.generic], starts: Ints, rows: Ints, padding: float) -> NDArray[np.generic]:
-    if not len(column):
-        return np.full(rows.shape, padding, dtype=column.dtype)
-    there = rows >= 0
-    taken = np.asarray(column)[np.where(there, rows + starts[:, None, None], 0)]
-    return np.where(there, taken, np.asarray(padding, dtype=column.dtype))
+class _Rows:
+    """Rows of each log, relative to its start, -1 pads, ``[devices, examples, n]``; and what columns hold there."""
+
+    def __init__(self, starts: Ints, rows: Ints) -> None:
+        self.missing = rows < 0
+        self._absolute = rows + starts[:, None, None]  # at least -1, which is a row of every column that has any
+
+    def of(self, column: NDArray[np.generic], padding: float) -> NDArray[np.generic]:
+        """The column at the rows, ``padding`` where there is none, same shape."""
+        if not len(column):
+            return np.full(self.missing.shape, padding, dtype=column.dtype)
+        taken = np.take(np.asarray(column), self._absolute)
+        np.putmask(taken, self.missing, padding)
+        return taken
 
 
 def _users(dataset: Dataset, devices: Ints) -> Tensor:

@@ -6,6 +6,8 @@ derive from (seed, round, device, purpose), and sums are taken in the order of t
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..meta.policy import Policy
+from ..meta.state import SCALES
 from .memory import keep_freed_memory
 
 Ints = NDArray[np.int64]
@@ -58,30 +61,46 @@ def in_order(
 def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, private: bool, room: int) -> Iterator[Ints]:
     """Places of devices of like size: ``engine.chunk`` of them, or chunks of like work, of ``room`` floats at most.
 
-    The number of chunks is even, so that two threads end together; it does not depend on the number of threads.
+    A chunk is padded to its longest log, so every device in it counts as that one. The number of chunks is even, so
+    that two threads end together; it does not depend on the number of threads.
     """
     order = np.lexsort((devices, -sizes))  # what takes longest first, so that threads end together
     if config.engine.chunk:
         yield from np.split(order, np.arange(config.engine.chunk, len(order), config.engine.chunk))
         return
-    done = np.cumsum(device_floats(policy, sizes[order], config, private=private))
-    count = 2 * -(-int(done[-1]) // (2 * room)) if len(order) else 0
-    shares = np.linspace(0, int(done[-1]) if count else 0, count + 1)[1:-1]
-    bounds = np.unique(np.searchsorted(done, shares, side="right"))
-    yield from (places for places in np.split(order, bounds) if len(places))
+    floats = device_floats(policy, sizes[order], config, private=private)
+    count = len(_starts(floats, room))
+    fits = functools.partial(_in_few, floats, count + count % 2)
+    starts = _starts(floats, bisect.bisect_left(range(room), True, key=fits))
+    yield from (places for places in np.split(order, starts[1:]) if len(places))
+
+
+def _starts(floats: Ints, most: int) -> list[int]:
+    """Where chunks begin that are padded to their first device and hold ``most`` floats, one device at least."""
+    starts, following = [], 0
+    while following < len(floats):
+        starts.append(following)
+        following += max(1, most // int(floats[following]))
+    return starts
+
+
+def _in_few(floats: Ints, count: int, most: int) -> bool:
+    return len(_starts(floats, most)) <= count
 
 
 def device_floats(policy: Policy, sizes: Ints, config: Config, *, private: bool) -> Ints:
     """About how many floats adapting a device with a log of each size touches, int64 ``[sizes]``."""
     settings = policy.settings
-    width = policy.features.shape[1] + settings.dim
     examples = np.ones_like(sizes)
     inner = np.zeros_like(sizes)
     if policy.sees_history:
         examples = np.clip(sizes, 1, config.local.windows)
-        inner = examples * settings.history_length * (1 if settings.state == "history" else settings.dim)
+        length = np.minimum(sizes, settings.history_length)
+        distinct = np.minimum(sizes, examples * settings.history_length)
+        alike = settings.state == "history"
+        inner = examples * (len(SCALES) * (length + distinct) if alike else length * settings.dim)
     elif private:
-        inner = sizes * width
+        inner = sizes * (policy.features.shape[1] + settings.dim)
         examples = np.maximum(sizes, 1) if config.local.trust_region > 0 else examples  # no common row of slopes
     floats = examples * policy.items + inner
     if private:

@@ -2,8 +2,8 @@
 
 A worker is this package started anew on a pipe, so that a caller's script is never imported a second time and no thread
 of the caller's is forked. It gets the world once and a round's task once, through a private temporary file that all of
-them map; then numbers of parts of the round, the next one while it is at one, so that it never waits for the caller. It
-ends when its pipe closes, whatever became of the caller.
+them map unless it is small; then numbers of parts of the round, the next one while it is at one, so that it never waits
+for the caller. It ends when its pipe closes, whatever became of the caller.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ _WORTH = 5_000_000_000
 """Floats of all rounds from which the start of processes (some seconds) is worth it: about a minute of one core."""
 _AHEAD = 2
 """Parts that a worker is given at once: one to do and one to go on with."""
+_INLINE = 200_000
+"""Bytes of a task that travel with the first question; a file takes longer to write and map, and is written once."""
+Parcel = Path | Sequence[bytearray]
+"""What is packed: where it lies, or itself."""
 _START = "from fedrec.simulation.workers import serve; serve()"
 
 
@@ -61,9 +65,10 @@ class Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="fedrec-workers-")
         self._world = world
         self._rounds = itertools.count()
+        self._confirmed = False
         path = self.folder / "world"
-        _ship(world, path, {})
-        self.processes = [_Process(path) for _ in range(count)]
+        parcel = _ship(world, path, {})
+        self.processes = [_Process(parcel) for _ in range(count)]
         self._finalizer = weakref.finalize(self, _end, self.processes, self._folder)
 
     @property
@@ -79,29 +84,36 @@ class Workers:
         """
         self._confirm()
         path = self.folder / f"task-{next(self._rounds)}"
-        _ship((task, parts), path, _names_of(self._world))
+        parcel = _ship((task, parts), path, _names_of(self._world))
         try:
-            yield from self._answers(path, len(parts))
+            yield from self._answers(parcel, len(parts))
         finally:
             for process in self.processes:
                 process.finish()
-            path.unlink()
+            path.unlink(missing_ok=True)
 
-    def _answers(self, path: Path, count: int) -> Iterator[CohortResult]:
-        """Answers to the parts of the task in a file, in their order; few more are asked for than are taken."""
+    def _answers(self, parcel: Parcel, count: int) -> Iterator[CohortResult]:
+        """Answers to the parts of a task, in their order; few more are asked for than are taken."""
         found: dict[int, CohortResult] = {}
-        asked = 0
+        asked = self._ask(parcel, 0, min(count, self._most), count)
         for taken in range(count):
             while taken not in found:
-                for ahead in range(_AHEAD):
-                    for process in self.processes:
-                        last = count - asked <= len(self.processes)  # the end: a part for whoever is ready first
-                        if process.owes <= (0 if last else ahead) and asked < min(count, taken + self._most):
-                            process.ask(path, asked)
-                            asked += 1
                 for process in self._ready():
-                    found.update([process.answer()])
+                    part, answer = process.take()
+                    asked = self._ask(parcel, asked, min(count, taken + self._most), count)  # before it is unpacked
+                    found[part] = process.unpacked(answer)
+            asked = self._ask(parcel, asked, min(count, taken + 1 + self._most), count)
             yield found.pop(taken)
+
+    def _ask(self, parcel: Parcel, first: int, until: int, count: int) -> int:
+        """Ask for parts from the ``first`` on, whoever owes the fewest first; the first that is not asked for yet."""
+        for ahead in range(_AHEAD):
+            for process in self.processes:
+                last = len(self.processes) < first >= count - len(self.processes)  # the end: whoever is ready first
+                if process.owes <= (0 if last else ahead) and first < until:
+                    process.ask(parcel, first)
+                    first += 1
+        return first
 
     @property
     def _most(self) -> int:
@@ -114,11 +126,11 @@ class Workers:
 
     def _confirm(self) -> None:
         """Wait until all of them have the world, and remove its file: whatever becomes of the caller, none is left."""
-        world = self.folder / "world"
-        if world.exists():
+        if not self._confirmed:
             for process in self.processes:
-                process.receive()
-            world.unlink()
+                process.confirm()
+            (self.folder / "world").unlink(missing_ok=True)
+            self._confirmed = True
 
     def close(self) -> None:
         """End the processes and remove what they were given."""
@@ -134,7 +146,7 @@ def _end(processes: Sequence[_Process], folder: tempfile.TemporaryDirectory[str]
 class _Process:
     """One worker, seen from the caller."""
 
-    def __init__(self, world: Path) -> None:
+    def __init__(self, world: Parcel) -> None:
         here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self.pipe, far = Pipe()
         with far:
@@ -145,6 +157,7 @@ class _Process:
                 process_group=0 if os.name == "posix" else None,
             )
         self._asked: deque[int] = deque()
+        self._has: Parcel | None = None
         self._send(world)
 
     @property
@@ -157,45 +170,50 @@ class _Process:
         """How many answers it owes."""
         return len(self._asked)
 
-    def ask(self, task: Path, part: int) -> None:
-        """Have it adapt a part of the task in a file."""
+    def ask(self, task: Parcel, part: int) -> None:
+        """Have it adapt a part of a task, which it gets with the first."""
         self._asked.append(part)
-        self._send((task, part))
+        self._send((None if task is self._has else task, part))
+        self._has = task
 
-    def answer(self) -> tuple[int, CohortResult]:
-        """The part that was asked for first of those it owes, and what came of it; raises what went wrong there.
+    def take(self) -> tuple[int, bytes]:
+        """The part that was asked for first of those it owes, and what it says of it.
 
         Raises:
             RunError: it has ended.
         """
-        part, answer = self._asked.popleft(), self.receive()
-        if not isinstance(answer, CohortResult):
-            raise TypeError(f"expected a CohortResult, got {type(answer).__name__}")
-        return part, answer
+        return self._asked.popleft(), self._received()
+
+    def unpacked(self, answer: bytes) -> CohortResult:
+        """What came of a part; raises what went wrong there."""
+        result = _opened(answer)
+        if not isinstance(result, CohortResult):
+            raise TypeError(f"expected a CohortResult, got {type(result).__name__}")
+        return result
 
     def finish(self) -> None:
         """Take what it still owes, so that the next answer is to the next question."""
         while self._asked:
-            with contextlib.suppress(Exception):  # the first thing that went wrong is on its way already
-                self.answer()
+            with contextlib.suppress(RunError):  # the first thing that went wrong is on its way already
+                self.take()
 
-    def receive(self) -> object:
-        """Its next message; raises what went wrong there.
+    def confirm(self) -> None:
+        """Wait until it has the world; raises what went wrong there.
 
         Raises:
             RunError: it has ended.
         """
+        _opened(self._received())
+
+    def _received(self) -> bytes:
         try:
-            message = pickle.loads(self.pipe.recv_bytes())
+            return self.pipe.recv_bytes()
         except (EOFError, OSError):
             code = self._popen.wait()
             raise RunError(
                 f"expected an answer of a worker process, got its end with code {code}; resume the run, with fewer "
                 "engine.workers if memory was short"
             ) from None
-        if isinstance(message, Exception):
-            raise message
-        return message
 
     def _send(self, message: object) -> None:
         with contextlib.suppress(ConnectionError):  # it has ended: asking for its answer says so
@@ -216,16 +234,15 @@ def serve() -> None:
     os.dup2(2, 1)  # what anything prints is for people
     torch.set_num_threads(1)
     keep_freed_memory()
-    path: Path | None = None
     task: Task | None = None
     parts: Sequence[Sequence[Ints]] = ()
     with Connection(os.dup(0)) as pipe, contextlib.suppress(EOFError, ConnectionError):
         known = {name: thing for thing, name in _things(_unship(pickle.loads(pipe.recv_bytes()), {}))}
         pipe.send_bytes(_packed("ready"))
         while True:
-            asked, number = pickle.loads(pipe.recv_bytes())
-            if asked != path:
-                path, (task, parts) = asked, _unship(asked, known)
+            parcel, number = pickle.loads(pipe.recv_bytes())
+            if parcel is not None:
+                task, parts = _unship(parcel, known)
             pipe.send_bytes(_packed(_answer(task, parts[number])))
 
 
@@ -245,7 +262,7 @@ def _travels(error: Exception) -> bool:
 
 def _things(world: World) -> list[tuple[object, str]]:
     """What a worker has already, and the name by which a task refers to it."""
-    return [(world, "world"), (world.policy, "policy")]
+    return [(world, "world"), (world.policy, "policy"), (world.config, "config")]
 
 
 def _names_of(world: World) -> dict[int, str]:
@@ -253,7 +270,16 @@ def _names_of(world: World) -> dict[int, str]:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as arrays, whose memory then travels beside the pickle; what the worker knows by its name."""
+    """Tensors as arrays, whose memory may travel beside the pickle."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if type(thing) is torch.Tensor and thing.device.type == "cpu":
+            return torch.from_numpy, (thing.detach().numpy(),)
+        return NotImplemented
+
+
+class _NamingPickler(_Pickler):
+    """The same, and what the worker knows by its name."""
 
     def __init__(self, *args: Any, names: dict[int, str], **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -261,11 +287,6 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, thing: Any) -> str | None:
         return self._names.get(id(thing))
-
-    def reducer_override(self, thing: Any) -> Any:
-        if type(thing) is torch.Tensor and thing.device.type == "cpu":
-            return torch.from_numpy, (thing.detach().numpy(),)
-        return NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
@@ -279,25 +300,44 @@ class _Unpickler(pickle.Unpickler):
 
 def _packed(message: object) -> bytes:
     text = io.BytesIO()
-    _Pickler(text, protocol=5, names={}).dump(message)
+    _Pickler(text, protocol=5).dump(message)
     return text.getvalue()
 
 
-def _ship(thing: object, path: Path, names: dict[int, str]) -> None:
-    """Write ``thing`` so that processes can map the memory of its arrays: lengths, the pickle, the arrays."""
+def _opened(message: bytes) -> object:
+    """What a worker said; raises it where it is what went wrong there."""
+    said = pickle.loads(message)
+    if isinstance(said, Exception):
+        raise said
+    return said
+
+
+def _ship(thing: object, path: Path, names: dict[int, str]) -> Parcel:
+    """Pack ``thing``: the pickle and its arrays, or where they are many bytes a file whose memory processes can map.
+
+    Such a file holds lengths, the pickle and the arrays.
+    """
     arrays: list[pickle.PickleBuffer] = []
     text = io.BytesIO()
-    _Pickler(text, protocol=5, names=names, buffer_callback=arrays.append).dump(thing)
+    _NamingPickler(text, protocol=5, names=names, buffer_callback=arrays.append).dump(thing)
     parts = [text.getbuffer(), *(array.raw() for array in arrays)]
+    if sum(part.nbytes for part in parts) <= _INLINE:
+        return [bytearray(part) for part in parts]
     with path.open("wb") as file:
         pickle.dump([part.nbytes for part in parts], file)
         for part in parts:
             file.seek(_aligned(file.tell()))
             file.write(part)
+    return path
 
 
-def _unship(path: Path, known: dict[str, object]) -> Any:
-    """What :func:`_ship` wrote; arrays are private pages of the file, read when they are touched."""
+def _unship(parcel: Parcel, known: dict[str, object]) -> Any:
+    """What :func:`_ship` packed; arrays in a file are private pages of it, read when they are touched."""
+    parts = _mapped(parcel) if isinstance(parcel, Path) else parcel
+    return _Unpickler(io.BytesIO(parts[0]), known=known, buffers=parts[1:]).load()
+
+
+def _mapped(path: Path) -> Sequence[memoryview]:
     with path.open("rb") as file:
         lengths = pickle.load(file)
         position = file.tell()
@@ -307,7 +347,7 @@ def _unship(path: Path, known: dict[str, object]) -> Any:
         first = _aligned(position)
         parts.append(pages[first : first + length])
         position = first + length
-    return _Unpickler(io.BytesIO(parts[0]), known=known, buffers=parts[1:]).load()
+    return parts
 
 
 def _aligned(position: int) -> int:

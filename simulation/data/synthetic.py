@@ -44,6 +44,8 @@ class SyntheticOptions:
     """What the world is drawn from; equal options give equal worlds."""
     interactions: float = 20.0
     """Mean number of interactions of a device; log-normal over devices, at most half the catalogue."""
+    length_spread: float = 0.6
+    """Standard deviation of the logarithm of that number; 0 gives every device as many."""
     least_interactions: int = 3
     """Every device has at least so many, where the catalogue allows it."""
     latent: int = 8
@@ -71,7 +73,7 @@ class SyntheticOptions:
         if self.genres > len(_GENRES):
             raise ValueError(f"expected genres <= {len(_GENRES)}, got {self.genres}")
         positive("interactions", self.interactions)
-        for name in ("popularity_skew", "taste_strength", "noise"):
+        for name in ("length_spread", "popularity_skew", "taste_strength", "noise"):
             non_negative(name, getattr(self, name))
         for name in ("content_share", "segment_share"):
             if getattr(self, name):
@@ -199,7 +201,7 @@ def _make_devices(options: SyntheticOptions) -> tuple[NDArray[np.int64], NDArray
 
 def _lengths(options: SyntheticOptions) -> NDArray[np.int64]:
     """Log-normal with the mean asked for, cut to what the catalogue allows."""
-    spread = 0.6
+    spread = options.length_spread
     random = numpy_stream(options.seed, "synthetic", "lengths")
     drawn = random.lognormal(np.log(options.interactions) - spread**2 / 2, spread, size=options.devices)
     most = _longest(options)

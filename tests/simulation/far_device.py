@@ -56,7 +56,7 @@ def _run(function, args, kwargs):
     stays_far = bool(far) if device is None else torch.device(device).type == DEVICE.type
     near_kwargs = tree_map(_near, kwargs) | ({} if device is None else {"device": torch.device("cpu")})
     result = function(*tree_map(_near, args), **near_kwargs)
-    if function._schema.name.endswith("_"):
+    if function._schema.name.endswith("_") and not function._schema.name.endswith("__"):  # in place, unlike __lshift__
         return args[0]
     if kwargs.get("out") is not None:
         return kwargs["out"]
