@@ -67,7 +67,7 @@ class Workers:
         self._rounds = itertools.count()
         self._confirmed = False
         path = self.folder / "world"
-        parcel = _ship(world, path, {})
+        parcel = _ship(world, path, {}, inline=0)  # who is only starting reads nothing from a pipe yet
         self.processes = [_Process(parcel) for _ in range(count)]
         self._finalizer = weakref.finalize(self, _end, self.processes, self._folder)
 
@@ -312,7 +312,7 @@ def _opened(message: bytes) -> object:
     return said
 
 
-def _ship(thing: object, path: Path, names: dict[int, str]) -> Parcel:
+def _ship(thing: object, path: Path, names: dict[int, str], *, inline: int | None = None) -> Parcel:
     """Pack ``thing``: the pickle and its arrays, or where they are many bytes a file whose memory processes can map.
 
     Such a file holds lengths, the pickle and the arrays.
@@ -321,7 +321,7 @@ def _ship(thing: object, path: Path, names: dict[int, str]) -> Parcel:
     text = io.BytesIO()
     _NamingPickler(text, protocol=5, names=names, buffer_callback=arrays.append).dump(thing)
     parts = [text.getbuffer(), *(array.raw() for array in arrays)]
-    if sum(part.nbytes for part in parts) <= _INLINE:
+    if sum(part.nbytes for part in parts) <= (_INLINE if inline is None else inline):
         return [bytearray(part) for part in parts]
     with path.open("wb") as file:
         pickle.dump([part.nbytes for part in parts], file)

@@ -84,6 +84,10 @@ def test_any_size(devices, items):
     assert (dataset.lengths >= min(3, items)).all()
 
 
+def test_all_devices_may_have_as_many():
+    assert set(synthetic_world(devices=50, items=90, interactions=12, length_spread=0.0).dataset.lengths) == {12}
+
+
 def test_devices_may_have_nothing():
     assert synthetic_world(devices=50, items=30, interactions=0.5, least_interactions=0).dataset.lengths.min() == 0
 
@@ -95,6 +99,7 @@ def test_devices_may_have_nothing():
         ({"genres": 21}, "expected genres <= 20, got 21"),
         ({"interactions": 0}, "expected interactions > 0 and finite, got 0"),
         ({"content_share": 1.5}, "expected 0 < content_share <= 1, got 1.5"),
+        ({"length_spread": -0.1}, "expected length_spread >= 0 and finite, got -0.1"),
         ({"noise": -1}, "expected noise >= 0 and finite, got -1"),
     ],
 )

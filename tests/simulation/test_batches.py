@@ -67,6 +67,18 @@ def test_a_batch_is_its_devices(dataset, state, unit, cuts, windows, horizon, po
     same(batch, stack_examples(alone))
 
 
+@pytest.mark.parametrize("unit", ["interaction", "user"])
+def test_histories_are_as_wide_as_the_longest(unit):
+    policy = Policy.for_catalogue(PolicyConfig(state="history", dim=4, history_length=50), WORLD.catalogue)
+    devices = np.array([0, 3, 6], dtype=np.int64)
+    local = LocalConfig(windows=4, horizon=1)
+    for most in (1, 2, 7):
+        stops = np.minimum(WORLD.offsets[devices] + most, WORLD.offsets[devices + 1])
+        history = batch_examples(policy, WORLD, devices, stops, settings=local, unit=unit, stream=(7, 2)).history
+        assert history.shape[-1] == max(1, int((history >= 0).sum(-1).max()))
+        assert history.shape[-1] < 50
+
+
 def test_nobody_makes_an_empty_batch():
     policy = Policy.for_catalogue(PolicyConfig(), WORLD.catalogue)
     nobody = np.array([], dtype=np.int64)

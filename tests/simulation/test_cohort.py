@@ -1,5 +1,7 @@
 """The batched engine against the devices one by one on Opacus, for every encoder and privacy unit."""
 
+from dataclasses import replace
+
 import numpy as np
 import policy_world as policies
 import pytest
@@ -14,6 +16,7 @@ from fedrec.simulation import cohort
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 UNITS = ("none", "interaction", "user", "both")
@@ -63,6 +66,17 @@ def tasks(policy, unit, lengths, devices=None, user=None, **local):
             name: 0.1 * torch.arange(len(lengths))[:, None].expand(-1, *policy.specs[name].shape) for name in own
         },
     )
+
+
+def wider(work, columns):
+    """The same work with so many columns of padding more in every history."""
+
+    def examples(places):
+        built = work.examples(places)
+        history = functional.pad(built.history, (columns, 0), value=-1)
+        return built._replace(history=history, levels=functional.pad(built.levels, (columns, 0)))
+
+    return replace(work, examples=examples)
 
 
 def reversed_order(work):
@@ -231,6 +245,16 @@ def test_chunks_and_order_change_nothing_but_rounding(unit, kind):
     backwards = run(policy, reversed_order(devices), config(unit, engine__kind=kind, engine__chunk=2))
     mirrored = CohortResult(total=backwards.total, personal={k: v.flip(0) for k, v in backwards.personal.items()})
     close(whole, mirrored, 1e-6)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("kind", ["history", "gru", "transformer"])
+def test_padding_before_a_history_changes_nothing_but_rounding(unit, kind):
+    policy = policies.policy(state=kind, affinity=True)
+    devices = tasks(policy, unit, [1, 2, 0, 2])
+    padded = wider(devices, 1)
+    assert padded.examples(np.arange(4)).history.shape[-1] <= policy.settings.history_length
+    close(run(policy, devices, config(unit)), run(policy, padded, config(unit)), 1e-6)
 
 
 def test_nobody_adds_up_to_zero():

@@ -1,5 +1,6 @@
 """Chunks and blocks: everybody once, like work in each, and a division that knows nothing of threads."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -28,9 +29,20 @@ def test_every_device_is_in_one_chunk_and_chunks_are_alike(sizes, room):
     if not sizes:
         return
     floats = device_floats(WORLD.policy, lengths, small.config(), private=False)
-    work = [int(floats[places].sum()) for places in found]
-    assert max(work) <= room + floats.max()
-    assert min(work[:-1], default=room) >= min(sum(work) / len(work), room) - floats.max()
+    padded = [len(places) * int(floats[places].max()) for places in found]
+    assert all(work <= room or len(places) == 1 for work, places in zip(padded, found, strict=True))
+    for places, following in itertools.pairwise(found):
+        assert lengths[places].min() >= lengths[following].max()
+    assert min(padded[:-1], default=room) > min(sum(padded) / len(padded), room) - floats.max()
+
+
+def test_no_fewer_floats_a_chunk_would_do():
+    sizes = [90, 60, 40, 23, 22, 14, 14, 9, 9, 9, 5, 3, 1]
+    found, lengths = divided(sizes, 1100)
+    floats = device_floats(WORLD.policy, lengths, small.config(), private=False)
+    most = max(len(places) * int(floats[places].max()) for places in found)
+    assert len(found) % 2 == 0
+    assert len(divided(sizes, most - 1)[0]) > len(found)
 
 
 def test_two_threads_get_the_same_number_of_chunks():

@@ -13,6 +13,7 @@ import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
+from fedrec.simulation import workers as workers_module
 from fedrec.simulation.cohort import Work, adapt_cohort
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
@@ -51,8 +52,10 @@ def alive(process_id):
     return True
 
 
+@pytest.mark.parametrize("inline", [0, 10**7], ids=["in-a-file", "on-the-pipe"])
 @pytest.mark.parametrize("count", [None, 1])
-def test_processes_change_no_bit(world, workers, count):
+def test_processes_change_no_bit(world, workers, count, inline, monkeypatch):
+    monkeypatch.setattr(workers_module, "_INLINE", inline)
     here, there = adapted(world, count=count), adapted(world, workers, count=count)
     assert small.same(here.total, there.total)
     assert small.same(here.personal, there.personal)
