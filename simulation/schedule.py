@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-CHUNK_FLOATS = 2_500_000
+CHUNK_FLOATS = 1_500_000
 """Floats that one chunk works on: about what stays in a core's share of the cache."""
 DEVICE_FLOATS = 64_000_000
 """The same where a device with memory of its own computes: 256 MB, and a few times that while it does."""
