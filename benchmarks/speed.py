@@ -6,9 +6,9 @@ The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for eac
 the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
 simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
 matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, on the default policy (a)
-as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone:
-on synthetic worlds (devices with 20 interactions each and with log-normal numbers of them, catalogue, history length,
-K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
+as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds
+(devices with 20 interactions each and with log-normal numbers of them, catalogue, history length, K), and on ml-1m
+(``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """

@@ -7,7 +7,6 @@ derive from (seed, round, device, purpose), and sums are taken in the order of t
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +69,9 @@ def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, privat
         return
     floats = device_floats(policy, sizes[order], config, private=private)
     count = len(_starts(floats, room))
-    fits = functools.partial(_in_few, floats, count + count % 2)
-    starts = _starts(floats, bisect.bisect_left(range(room), True, key=fits))
+    count += count % 2
+    most = bisect.bisect_left(range(room), True, key=lambda most: len(_starts(floats, most)) <= count)
+    starts = _starts(floats, most)
     yield from (places for places in np.split(order, starts[1:]) if len(places))
 
 
@@ -84,10 +84,6 @@ def _starts(floats: Ints, most: int) -> list[int]:
     return starts
 
 
-def _in_few(floats: Ints, count: int, most: int) -> bool:
-    return len(_starts(floats, most)) <= count
-
-
 def device_floats(policy: Policy, sizes: Ints, config: Config, *, private: bool) -> Ints:
     """About how many floats adapting a device with a log of each size touches, int64 ``[sizes]``."""
     settings = policy.settings
@@ -97,8 +93,8 @@ def device_floats(policy: Policy, sizes: Ints, config: Config, *, private: bool)
         examples = np.clip(sizes, 1, config.local.windows)
         length = np.minimum(sizes, settings.history_length)
         distinct = np.minimum(sizes, examples * settings.history_length)
-        alike = settings.state == "history"
-        inner = examples * (len(SCALES) * (length + distinct) if alike else length * settings.dim)
+        by_scale = settings.state == "history"  # weights of every entry, in both forms that ``meta.recency`` keeps
+        inner = examples * (len(SCALES) * (length + distinct) if by_scale else length * settings.dim)
     elif private:
         inner = sizes * (policy.features.shape[1] + settings.dim)
         examples = np.maximum(sizes, 1) if config.local.trust_region > 0 else examples  # no common row of slopes

@@ -66,9 +66,8 @@ class Workers:
         self._world = world
         self._rounds = itertools.count()
         self._confirmed = False
-        path = self.folder / "world"
-        parcel = _ship(world, path, {}, inline=0)  # who is only starting reads nothing from a pipe yet
-        self.processes = [_Process(parcel) for _ in range(count)]
+        path = _written(_dumped(world, {}), self.folder / "world")  # who is only starting reads no long message yet
+        self.processes = [_Process(path) for _ in range(count)]
         self._finalizer = weakref.finalize(self, _end, self.processes, self._folder)
 
     @property
@@ -146,7 +145,7 @@ def _end(processes: Sequence[_Process], folder: tempfile.TemporaryDirectory[str]
 class _Process:
     """One worker, seen from the caller."""
 
-    def __init__(self, world: Parcel) -> None:
+    def __init__(self, world: Path) -> None:
         here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self.pipe, far = Pipe()
         with far:
@@ -312,17 +311,23 @@ def _opened(message: bytes) -> object:
     return said
 
 
-def _ship(thing: object, path: Path, names: dict[int, str], *, inline: int | None = None) -> Parcel:
-    """Pack ``thing``: the pickle and its arrays, or where they are many bytes a file whose memory processes can map.
+def _ship(thing: object, path: Path, names: dict[int, str]) -> Parcel:
+    """Pack ``thing``; into a file where it is many bytes."""
+    parts = _dumped(thing, names)
+    small = sum(part.nbytes for part in parts) <= _INLINE
+    return [bytearray(part) for part in parts] if small else _written(parts, path)
 
-    Such a file holds lengths, the pickle and the arrays.
-    """
+
+def _dumped(thing: object, names: dict[int, str]) -> list[memoryview]:
+    """The pickle of ``thing``, and the memory of its arrays."""
     arrays: list[pickle.PickleBuffer] = []
     text = io.BytesIO()
     _NamingPickler(text, protocol=5, names=names, buffer_callback=arrays.append).dump(thing)
-    parts = [text.getbuffer(), *(array.raw() for array in arrays)]
-    if sum(part.nbytes for part in parts) <= (_INLINE if inline is None else inline):
-        return [bytearray(part) for part in parts]
+    return [text.getbuffer(), *(array.raw() for array in arrays)]
+
+
+def _written(parts: Sequence[memoryview], path: Path) -> Path:
+    """A file that processes can map: lengths, then the parts."""
     with path.open("wb") as file:
         pickle.dump([part.nbytes for part in parts], file)
         for part in parts:
@@ -332,7 +337,7 @@ def _ship(thing: object, path: Path, names: dict[int, str], *, inline: int | Non
 
 
 def _unship(parcel: Parcel, known: dict[str, object]) -> Any:
-    """What :func:`_ship` packed; arrays in a file are private pages of it, read when they are touched."""
+    """What was packed; arrays in a file are private pages of it, read when they are touched."""
     parts = _mapped(parcel) if isinstance(parcel, Path) else parcel
     return _Unpickler(io.BytesIO(parts[0]), known=known, buffers=parts[1:]).load()
 
