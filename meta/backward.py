@@ -161,7 +161,7 @@ def _by_gain(stack: Stack, met: Tensor) -> Tensor:
 def _by_affinity(stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes) -> Tensor:
     """``[devices, examples, scales, kernels]``."""
     policy = stack.policy
-    products = stack.kernel_means * slopes.times(stack.kernels)[:, :, None]
+    products = stack.kernel_means * slopes.times(stack.shared.kernels)[:, :, None]
     sums = torch.zeros(*products.shape[:-1], len(policy.kernel_names))
     return sums.index_add_(-1, policy.kernel_of, products)
 

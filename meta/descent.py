@@ -75,43 +75,40 @@ def _stepped(stack: Stack, parameters: Parameters, name: str, here: Tensor, star
     return here - rate * pull if isinstance(rate, Tensor) else torch.sub(here, pull, alpha=rate)
 
 
-def _exponentials(values: Tensor, top: Tensor, out: Tensor | None = None) -> Tensor:
-    """``exp(values - top)``, as powers of two: torch computes ``exp2`` faster than ``exp``."""
-    return torch.add(-_LOG2_E * top, values, alpha=_LOG2_E, out=out).exp2_()
-
-
 class Offsets:
     """Descent on parameters that add the same to the scores of all of a device's examples.
 
     Then ``pi`` is ``pi at the start * exp(offset)`` over what that sums to, and a step costs two products with a matrix
-    that stays instead of a softmax over every example.
+    that stays instead of a softmax over every example. Offsets and logarithms are to the base of two: torch computes
+    ``exp2`` faster than ``exp``.
     """
 
     def __init__(self, stack: Stack, parameters: Parameters, start: Named) -> None:
         """Begin at ``start`` (own, ``[devices, *shape]``), all other ``parameters`` fixed."""
-        policy = stack.policy
         self.own = dict(start)
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
-        self._likely = _exponentials(scores, scores.amax(-1, keepdim=True), out=scores)
-        self._met = self._likely.gather(-1, stack.targets).log() if stack.moving else None
-        self._offset = torch.zeros(stack.count, policy.items)
+        top = scores.amax(-1, keepdim=True)
+        self._likely = torch.add(-_LOG2_E * top, scores, alpha=_LOG2_E, out=scores).exp2_()
+        self._mass = self._likely.sum(-1)
+        self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
+        self._offset: Tensor | None = None  # none before any step
 
     def descend(self, steps: int) -> bool:
-        """Take ``steps`` steps; false where a product of exponentials would vanish in float32."""
+        """Take ``steps`` steps; false where a product of exponentials would leave float32."""
         stack = self._stack
         weights = stack.before[..., None] * stack.weights
         taken = self._taken(weights)
-        for step in range(steps):
-            split = self._split() if step else self._whole()
+        for _ in range(steps):
+            split = self._split()
             if split is None:
                 return False
             level, factor, mass = split
             if self._met is not None:
                 weights = self._weights(level, last=False) * stack.before[..., None]
                 taken = self._taken(weights)
-            slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0].mul_(factor).sub_(taken)
-            slopes = self._gradients(slope)
+            slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0]
+            slopes = self._gradients((slope if factor is None else slope.mul_(factor)).sub_(taken))
             self.own = {
                 name: _stepped(stack, self._parameters, name, here, self._start[name], slopes[name])
                 for name, here in self.own.items()
@@ -126,8 +123,8 @@ class Offsets:
             return None
         level, factor, mass = split
         weights = self._stack.weights if self._met is None else self._weights(level, last=True)
-        slopes = self._likely.mul_(factor[:, None]).mul_((weights.sum(-1) / mass)[..., None])
-        slopes.scatter_add_(-1, self._stack.targets, -weights)
+        slopes = self._likely if factor is None else self._likely.mul_(factor[:, None])
+        slopes.mul_((weights.sum(-1) / mass)[..., None]).scatter_add_(-1, self._stack.targets, -weights)
         states = self._states
         if states is not None:
             for name in self._vectors:
@@ -144,31 +141,26 @@ class Offsets:
     def _vectors(self) -> list[str]:
         return [name for name in ("latent", "personal") if name in self.own]
 
-    def _whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`_split` before any step: there is no offset yet."""
-        mass = self._likely.sum(-1)
-        return mass.log()[..., None], torch.ones(()), mass
-
-    def _split(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Mass of ``pi at the start * exp(offset)``; none where it vanishes.
+    def _split(self) -> tuple[Tensor, Tensor | None, Tensor] | None:
+        """Mass of ``pi at the start * 2^offset``; none where it leaves float32.
 
         Returns:
-            Its log ``[devices, examples, 1]``, exp of the offset over its largest ``[devices, items]``, and the mass
-            that this leaves ``[devices, examples]``.
+            Its logarithm ``[devices, examples, 1]``, what every item of it was multiplied by ``[devices, items]``, and
+            the mass itself ``[devices, examples]``.
         """
-        top = self._offset.amax(-1, keepdim=True)
-        factor = _exponentials(self._offset, top)
-        mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
-        if not bool((mass > _TINY).all()):
-            return None
-        return (top + mass.log())[..., None], factor, mass
+        factor, mass = None, self._mass
+        if self._offset is not None:
+            factor = self._offset.exp2()
+            mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
+        return (mass.log2()[..., None], factor, mass) if _fits(mass) else None
 
     def _weights(self, level: Tensor, *, last: bool) -> Tensor:
         """Weights of the targets where they depend on the policy."""
         stack = self._stack
-        met = torch.zeros(()) if self._met is None else self._met
-        moved = met + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
-        return stack.weights * target_weights((moved - level).exp(), stack.examples, stack.settings, last=last)
+        moved = torch.zeros(()) if self._met is None else self._met
+        if self._offset is not None:
+            moved = moved + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
+        return stack.weights * target_weights((moved - level).exp2(), stack.examples, stack.settings, last=last)
 
     def _taken(self, weights: Tensor) -> Tensor:
         """What the targets take off the slopes, ``[devices, items]``."""
@@ -176,9 +168,9 @@ class Offsets:
         return total.scatter_add_(1, self._stack.targets.flatten(1), weights.flatten(1))
 
     def _added(self) -> Tensor:
-        """What the parameters add to the scores now and did not at the start, ``[devices, items]``."""
+        """What the parameters add to the scores since the start, times ``log2 e``, ``[devices, items]``."""
         policy = self._stack.policy
-        moved = {name: (here - self._start[name])[:, None] for name, here in self.own.items()}
+        moved = {name: ((here - self._start[name]) * _LOG2_E)[:, None] for name, here in self.own.items()}
         parts = [product(moved["taste"], policy.features.T)] if "taste" in moved else []
         if self._vectors:
             rows = sum((moved[name] for name in self._vectors[1:]), moved[self._vectors[0]])
@@ -196,3 +188,9 @@ class Offsets:
                 met = product(product(row, policy.features), self._parameters["content"])[:, 0]
             gradients |= dict.fromkeys(self._vectors, met)
         return gradients
+
+
+def _fits(mass: Tensor) -> bool:
+    """Whether no example's mass is so small or large that float32 lost some of it."""
+    low, high = torch.aminmax(mass)
+    return float(low) > _TINY and float(high) < 1 / _TINY

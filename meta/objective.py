@@ -141,13 +141,15 @@ def example_shares(examples: Examples, settings: LocalConfig, *, last: bool = Tr
     With ``settings.prior`` = p the mean is weighted by ``n / (n + p)`` for ``n`` known interactions: a device that has
     seen little stays close to its start, as if the start were worth ``p`` interactions.
     """
-    known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
-    seen = functional.pad(known, (0, 1)).amax(-1, keepdim=True)  # a device without any example has seen nothing
-    trust = seen / (seen + settings.prior).clamp(min=1)
     part = examples.query if last else 1 - examples.query
     asked = functional.pad(examples.query, (0, 1)).amax(-1, keepdim=True)
     chosen = examples.present * torch.where(asked > 0, part, torch.ones_like(part))
-    return trust * chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+    shares = chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+    if settings.prior == 0:
+        return shares
+    known = ((examples.targets >= 0).sum(-1) + (examples.history >= 0).sum(-1)) * examples.present
+    seen = functional.pad(known, (0, 1)).amax(-1, keepdim=True)  # a device without any example has seen nothing
+    return seen / (seen + settings.prior).clamp(min=1) * shares
 
 
 def _log_policy(policy: Policy, parameters: Parameters, examples: Examples, settings: LocalConfig) -> Tensor:

@@ -340,7 +340,10 @@ class Policy:
 
     def trust(self, mask: Tensor) -> Tensor:
         """``n / (n + history_prior)`` for n known interactions, ``[..., 1]``: who has shown little is told little."""
-        known = mask.sum(dim=-1, keepdim=True)
+        return self.trust_of(mask.sum(dim=-1, keepdim=True))
+
+    def trust_of(self, known: Tensor) -> Tensor:
+        """The same from the number of known interactions, same shape."""
         return known / (known + self.settings.history_prior).clamp(min=1)
 
 

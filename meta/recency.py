@@ -82,6 +82,44 @@ class Entries:
         return functional.embedding(self.levels, 1 + parameters["state.reward_gain"][:, None])
 
 
+@dataclass(frozen=True, eq=False)
+class RecencyTable:
+    """Recency weights of histories by their number of entries, and how they move with the scales; for many devices."""
+
+    log_scale: Tensor
+    """``[scales]``."""
+    length: int
+    """Entries of the longest history there may be."""
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Weights of histories of 0 to ``length`` entries, ``[length + 1, scales, length]``."""
+        mask = torch.ones(self.length + 1, self.length).tril(-1).flip(1)  # as many as the row's number, at the end
+        return encoders.recency_weights(self.log_scale, mask).movedim(0, 1)
+
+    @cached_property
+    def slopes(self) -> Tensor:
+        """Derivatives of the weights by the scales' own ``log_scale``, same shape.
+
+        With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
+        ``dw / dlog(scale) = w (age - mean age) / scale``.
+        """
+        ages = torch.arange(self.length - 1, -1, -1, dtype=self.weights.dtype)
+        return self.weights * (ages - (self.weights @ ages)[..., None]) * torch.exp(-self.log_scale)[:, None]
+
+    def weights_of(self, known: Tensor, length: int) -> Tensor:
+        """The last ``length`` weights of histories of ``known`` entries each, int64 ``[devices, examples]``."""
+        return self._rows(self.weights, known, length)
+
+    def slopes_of(self, known: Tensor, length: int) -> Tensor:
+        """Derivatives of :meth:`weights_of`, ``[devices, examples, scales, length]``."""
+        return self._rows(self.slopes, known, length)
+
+    def _rows(self, table: Tensor, known: Tensor, length: int) -> Tensor:
+        part = table[: length + 1, :, self.length - length :]
+        return functional.embedding(known, part.flatten(1)).view(*known.shape, *part.shape[1:])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recency:
     """A forward pass of the encoder with shared parameters.
@@ -90,6 +128,7 @@ class Recency:
         entries: the devices' distinct entries.
         plain: their embeddings ``E(a)``, ``[devices, distinct, dim]``.
         rewarded: scaled and shifted by their levels, ``[devices, distinct, dim]``.
+        table: recency weights by number of entries.
         known: entries of every history, which stand behind its padding, int64 ``[devices, examples]``.
         mixer: recency weights by distinct entry, ``[devices, examples * scales, distinct]``.
         means: ``[devices, examples, scales * dim]``.
@@ -99,32 +138,51 @@ class Recency:
     entries: Entries
     plain: Tensor
     rewarded: Tensor
+    table: RecencyTable
     known: Tensor
     mixer: Tensor
     means: Tensor
     trust: Tensor
 
     @classmethod
-    def of(cls, policy: Policy, parameters: Parameters, entries: Entries, plain: Tensor, mask: Tensor) -> Recency:
-        """Weight and average the embeddings ``plain`` of the distinct entries; ``mask`` as in ``encode_history``."""
+    def of(
+        cls,
+        policy: Policy,
+        parameters: Parameters,
+        table: RecencyTable,
+        entries: Entries,
+        plain: Tensor,
+        known: Tensor,
+    ) -> Recency:
+        """Weight and average the embeddings ``plain`` of the distinct entries.
+
+        Args:
+            policy: the policy.
+            parameters: at least those named ``state.*``, shared.
+            table: recency weights at those parameters.
+            entries: the devices' distinct entries.
+            plain: their embeddings, ``[devices, distinct, dim]``.
+            known: entries of every history, ``[devices, examples, 1]``.
+        """
         rewarded = plain
         if policy.settings.history_rewards:
             shift = functional.embedding(entries.levels, parameters["state.reward_shift"])
             rewarded = shift.addcmul_(plain, entries.gain(parameters))
-        known = mask.sum(-1).to(torch.int64)
-        weights = _by_number(_weights(parameters["state.log_scale"], mask.shape[-1]), known)
+        number = known[..., 0].to(torch.int64)
+        weights = table.weights_of(number, entries.places.shape[-1])
         mixer = torch.zeros(*weights.shape[:3], entries.items.shape[1])
         mixer.scatter_add_(-1, entries.places[:, :, None].expand_as(weights), weights)
         mixer = mixer.flatten(1, 2)
-        means = (mixer @ rewarded).view(*mask.shape[:2], -1)
+        means = (mixer @ rewarded).view(*number.shape, -1)
         return cls(
             entries=entries,
             plain=plain,
             rewarded=rewarded,
-            known=known,
+            table=table,
+            known=number,
             mixer=mixer,
             means=means,
-            trust=policy.trust(mask),
+            trust=policy.trust_of(known),
         )
 
     def encoded(self, parameters: Parameters) -> Tensor:
@@ -141,7 +199,7 @@ class Recency:
         if "state.mix" in names:
             small["state.mix"] = (self.means.mT @ slope).view(-1, *mix.shape)
         if "state.log_scale" in names:
-            small["state.log_scale"] = self._by_scale(parameters["state.log_scale"], by_means)
+            small["state.log_scale"] = self._by_scale(by_means)
         if not {"state.reward_gain", "state.reward_shift"} & set(parameters):
             return small, by_rewarded
         if "state.reward_gain" in names:
@@ -150,9 +208,9 @@ class Recency:
             small["state.reward_shift"] = self.entries.at_level.mT @ by_rewarded
         return small, by_rewarded * self.entries.gain(parameters)
 
-    def _by_scale(self, log_scale: Tensor, by_means: Tensor) -> Tensor:
+    def _by_scale(self, by_means: Tensor) -> Tensor:
         """``[devices, scales]``."""
-        slopes = _by_number(_weight_slopes(log_scale, self.entries.places.shape[-1]), self.known)
+        slopes = self.table.slopes_of(self.known, self.entries.places.shape[-1])
         by_weights = (by_means @ self.rewarded.mT).view(*slopes.shape[:3], -1)
         by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(slopes))
         return by_weights.mul_(slopes).sum((1, 3))
@@ -167,25 +225,3 @@ class Recency:
         merged = torch.zeros_like(rows).flatten(0, 1)
         merged.index_add_(0, own_rows(same, items.shape[1]).flatten(), rows.flatten(0, 1))
         return items, merged.view(rows.shape)
-
-
-def _weights(log_scale: Tensor, length: int) -> Tensor:
-    """Recency weights of histories of 0 to ``length`` entries, ``[length + 1, scales, length]``."""
-    mask = torch.ones(length + 1, length).tril(-1).flip(1)  # as many entries as the row's number, at the end
-    return encoders.recency_weights(log_scale, mask).movedim(0, 1)
-
-
-def _weight_slopes(log_scale: Tensor, length: int) -> Tensor:
-    """Derivatives of :func:`_weights` by the scales' own ``log_scale``, same shape.
-
-    With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
-    ``dw / dlog(scale) = w (age - mean age) / scale``.
-    """
-    weights = _weights(log_scale, length)
-    ages = torch.arange(length - 1, -1, -1, dtype=weights.dtype)
-    return weights * (ages - (weights @ ages)[..., None]) * torch.exp(-log_scale)[:, None]
-
-
-def _by_number(table: Tensor, known: Tensor) -> Tensor:
-    """What ``table [length + 1, scales, length]`` has for histories of ``known [devices, examples]`` entries each."""
-    return functional.embedding(known, table.flatten(1)).view(*known.shape, *table.shape[1:])

@@ -22,10 +22,37 @@ from .examples import Examples
 from .objective import advantages, blocked_history, example_shares, target_divisor, target_weights
 from .policy import Named, Parameters, Policy, State
 from .policy_gradient import expected_slopes
-from .recency import Entries, Recency, distinct
+from .recency import Entries, Recency, RecencyTable, distinct
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 
 Embedded = Tensor | Recency | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """What all devices start from, and what follows of it that no step of theirs moves; for any number of stacks.
+
+    Attributes:
+        policy: the policy.
+        phi: shared parameters.
+    """
+
+    policy: Policy
+    phi: Parameters
+
+    @cached_property
+    def kernels(self) -> Tensor:
+        """Features of the kernels (``Policy.kernel_table``)."""
+        return self.policy.kernel_table(self.phi)
+
+    @cached_property
+    def recency(self) -> RecencyTable:
+        """Recency weights of the state encoder ``history``, as long as its parameters are the shared ones."""
+        return RecencyTable(self.phi["state.log_scale"], self.policy.settings.history_length)
+
+    def to(self, device: torch.device) -> Shared:
+        """The same on ``device``."""
+        return Shared(policy=self.policy.to(device), phi={name: value.to(device) for name, value in self.phi.items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,21 +60,24 @@ class Stack:
     """Examples of many devices, and what does not change while they adapt.
 
     Attributes:
-        policy: the policy.
+        shared: what all of them start from.
         examples: every field with a leading axis ``[devices, ...]``, as from ``stack_examples``.
         settings: step sizes and objective.
-        kernels: features of the kernels (``Policy.kernel_table``), the same for all devices and steps.
         each: norms of every example's own gradient will be asked for (:func:`example_squares`).
         anchor: ``pi`` at the initialization where there is a trust region, ``[devices, examples, items]``; see
             :func:`anchored`.
     """
 
-    policy: Policy
+    shared: Shared
     examples: Examples
     settings: LocalConfig
-    kernels: Tensor
     each: bool = False
     anchor: Tensor | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self.shared.policy
 
     @property
     def alike(self) -> bool:
@@ -69,7 +99,12 @@ class Stack:
     @cached_property
     def known(self) -> Tensor:
         """``log(1 + entries of the history)``, ``[devices, examples]``."""
-        return torch.log1p(self.mask.sum(-1))
+        return torch.log1p(self.number[..., 0])
+
+    @cached_property
+    def number(self) -> Tensor:
+        """Entries of every history, ``[devices, examples, 1]``."""
+        return self.mask.sum(-1, keepdim=True)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -128,7 +163,7 @@ class Stack:
         """Recency-weighted kernel features of the histories, ``[devices, examples, scales, columns]``."""
         flat = self.examples.history.flatten(0, 1)
         mask = (flat >= 0).to(torch.float32)
-        means = self.policy.kernel_means(self.kernels, flat, mask) * self.policy.trust(mask)
+        means = self.policy.kernel_means(self.shared.kernels, flat, mask) * self.policy.trust(mask)
         return means.movedim(0, 1).reshape(*self.examples.history.shape[:2], *means.shape[::2])
 
     @cached_property
@@ -179,14 +214,13 @@ def leading(policy: Policy, parameters: Parameters, name: str) -> Tensor:
     return parameters[name] if is_own(policy, parameters, name) else parameters[name][None]
 
 
-def scores(policy: Policy, parameters: Parameters, states: State, kernels: Tensor | None = None) -> Tensor:
+def scores(shared: Shared, parameters: Parameters, states: State) -> Tensor:
     """``policy.scores`` of one state each for many devices, ``[devices, items]``.
 
     Args:
-        policy: the policy.
+        shared: the policy and what the devices started from.
         parameters: every parameter, shared or each device's own.
         states: fields ``[devices, 1, length]`` and ``[devices, user_features]``.
-        kernels: ``policy.kernel_table(parameters)``, where the caller has it.
     """
     count = len(states.history)
     nothing = torch.zeros(count, 1, 1)
@@ -200,8 +234,7 @@ def scores(policy: Policy, parameters: Parameters, states: State, kernels: Tenso
         query=nothing[..., 0],
         user=states.user,
     )
-    table = policy.kernel_table(parameters) if kernels is None else kernels
-    stack = Stack(policy=policy, examples=examples, settings=LocalConfig(), kernels=table)
+    stack = Stack(shared=shared, examples=examples, settings=LocalConfig())
     return run_forward(stack, parameters)[0][:, 0]
 
 
@@ -268,7 +301,7 @@ def _states(stack: Stack, parameters: Parameters, table: Tensor | None) -> tuple
         and not any(is_own(policy, parameters, name) for name in small)
     ):
         plain = _embedded(policy, parameters, stack.entries.items[:, None], table)[:, 0]
-        recency = Recency.of(policy, parameters, stack.entries, plain, stack.mask)
+        recency = Recency.of(policy, parameters, stack.shared.recency, stack.entries, plain, stack.number)
         return total + recency.encoded(parameters), recency
     embedded = _embedded(policy, parameters, stack.examples.history.clamp(min=0), table)
     axes = (batch_axes(policy, small), 0, 0, 0)
@@ -308,7 +341,7 @@ def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: 
     if settings.affinity:
         weights = leading(policy, parameters, "affinity")[..., policy.kernel_of]
         mixed = (stack.kernel_means * weights[:, None]).sum(2)
-        total += product(mixed, stack.kernels.T)
+        total += product(mixed, stack.shared.kernels.T)
     if settings.bias:
         total.addcmul_(bias_gain(stack, parameters)[..., None], leading(policy, parameters, "bias")[:, None])
     if settings.content:

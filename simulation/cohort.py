@@ -30,7 +30,7 @@ from ..meta.backward import backward, example_squares
 from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
-from ..meta.stacked import Stack, anchored, forward
+from ..meta.stacked import Shared, Stack, anchored, forward
 from ..meta.table import TableGradient
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
@@ -67,7 +67,7 @@ class CohortResult:
     """What a cohort answers with.
 
     Attributes:
-        total: sum of the (clipped) updates, float64 by name.
+        total: sum of the (clipped) updates by name, float64; of a part of them float32 where that holds it exactly.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
         unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
         each: what every device releases by itself, ``[devices, *shape]`` in that order; empty unless it was asked for.
@@ -80,28 +80,11 @@ class CohortResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Shared:
-    """What all devices of a round start from, on the device that computes."""
-
-    policy: Policy
-    phi: Parameters
-
-    @cached_property
-    def kernels(self) -> Tensor:
-        """Features of the policy's kernels, the same for every chunk."""
-        return self.policy.kernel_table(self.phi)
-
-    def to(self, device: torch.device) -> _Shared:
-        """The same on ``device``."""
-        return _Shared(policy=self.policy.to(device), phi={name: value.to(device) for name, value in self.phi.items()})
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Chunk:
     """Some of a round's devices, and all that adapting them takes."""
 
-    shared: _Shared
-    placed: _Shared
+    shared: Shared
+    placed: Shared
     """The same where the batched path computes."""
     device: torch.device
     """Where that is."""
@@ -156,7 +139,7 @@ class _Outcome:
     """What comes of a chunk.
 
     Attributes:
-        total: sum of what its devices release.
+        total: sum of what its devices release, float32 where one product made it, else float64.
         personal: their new personal parameters.
         finite: devices whose numbers are, bool ``[devices]``.
         unclipped: how many updates were not clipped.
@@ -250,12 +233,12 @@ class Task:
     each: bool = False
 
     @cached_property
-    def shared(self) -> _Shared:
+    def shared(self) -> Shared:
         """What all chunks start from."""
-        return _Shared(policy=self.policy, phi=self.phi)
+        return Shared(policy=self.policy, phi=self.phi)
 
     @cached_property
-    def placed(self) -> _Shared:
+    def placed(self) -> Shared:
         """The same on the device, taken there once a round."""
         if self.device.type == "cpu":
             return self.shared
@@ -267,7 +250,7 @@ class Task:
         outcomes = [self._adapted(places) for places in part]
         total = dict(outcomes[0].total)
         for outcome in outcomes[1:]:
-            total = {name: value + outcome.total[name] for name, value in total.items()}
+            total = {name: value.double() + outcome.total[name] for name, value in total.items()}
         personal = _joined([outcome.personal for outcome in outcomes])
         unclipped = sum(outcome.unclipped for outcome in outcomes)
         each = _joined([outcome.each for outcome in outcomes])
@@ -391,7 +374,7 @@ def _batched(chunk: _Chunk) -> _Outcome:
             personal[name][torch.from_numpy(rows)] = value
         for name, value in each.items():
             value[torch.from_numpy(rows)] = part.each[name]
-    total = {name: value + alone.total[name] for name, value in rest.total.items()}
+    total = {name: value.double() + alone.total[name] for name, value in rest.total.items()}
     unclipped = rest.unclipped + alone.unclipped
     return _Outcome(
         total=total, personal=personal, finite=torch.ones_like(outcome.finite), unclipped=unclipped, each=each
@@ -416,7 +399,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
         table gets comes from Gram matrices; what rounding may hide of it is added to it first.
     """
     policy, settings = chunk.policy, chunk.config.local
-    stack = Stack(policy=policy, examples=chunk.examples, settings=settings, kernels=chunk.shared.kernels)
+    stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=settings)
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained)
@@ -464,8 +447,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
     views, noises = (_views(values, policy, names) for values in (flat, noise))
-    kernels = chunk.shared.kernels
-    stack = Stack(policy=policy, examples=chunk.examples, settings=config.local, kernels=kernels, each=True)
+    stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=config.local, each=True)
     stack = anchored(stack, {**chunk.phi, **chunk.personal})
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
@@ -514,11 +496,12 @@ def _settled(
             squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
-    moved, sums = (_views(rows, policy, names) for rows in (gone, (factors.float() @ gone).double()[None]))
+    sums = _views((factors.float() @ gone)[None], policy, names)
     total = {name: sums[name][0] for name in policy.released if name in sums}
+    moved = _views(gone, policy, names) if chunk.each or chunk.personal else {}
     each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
     if table is not None:
-        total["ids"] = table.summed(factors.float() * rate, policy.items).double()
+        total["ids"] = table.summed(factors.float() * rate, policy.items)
     if table is not None and chunk.each:
         each["ids"] = _scaled(table.each(policy.items), factors * rate)
     return _Outcome(

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import PolicyError
 from ..meta.descent import descend_stack, own_start
 from ..meta.policy import Named
-from ..meta.stacked import Stack
+from ..meta.stacked import Shared, Stack
 from ..meta.stacked import scores as stacked_scores
 from .schedule import CHUNK_FLOATS, in_order
 from .seen import Which, seen_range
@@ -90,7 +90,7 @@ class Served:
             return own_start(policy, start, names, len(devices))
         world = self._serving
         examples = world.batch(devices, stops, unit="none", stream=(world.config.seed, "serve"))
-        stack = Stack(policy=policy, examples=examples, settings=world.config.local, kernels=self._kernels)
+        stack = Stack(shared=self._shared, examples=examples, settings=world.config.local)
         return descend_stack(stack, start, steps=steps, names=names)
 
     def _chunk(self) -> int:
@@ -104,7 +104,7 @@ class Served:
         own = self.adapted(devices, stops)
         states = self.world.states(devices, stops)
         parameters = {**self.phi, **self._personal(devices), **own}
-        return stacked_scores(self.world.policy, parameters, states, self._kernels)
+        return stacked_scores(self._shared, parameters, states)
 
     def _personal(self, devices: NDArray[np.int64]) -> Named:
         """The devices' personal parameters, ``[devices, *shape]``; zeros where nobody has kept any."""
@@ -113,9 +113,9 @@ class Served:
         return {name: value[torch.from_numpy(devices)] for name, value in self.personal.items()}
 
     @cached_property
-    def _kernels(self) -> Tensor:
-        """Features of the kernels: of public content and of parameters that no device adapts."""
-        return self.world.policy.kernel_table(self.phi)
+    def _shared(self) -> Shared:
+        """What all devices start from."""
+        return Shared(policy=self.world.policy, phi=self.phi)
 
     @cached_property
     def _serving(self) -> World:

@@ -9,6 +9,7 @@ for the caller. It ends when its pipe closes, whatever became of the caller.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import itertools
 import mmap
@@ -41,6 +42,8 @@ _AHEAD = 2
 """Parts that a worker is given at once: one to do and one to go on with."""
 _INLINE = 200_000
 """Bytes of a task that travel with the first question; a file takes longer to write and map, and is written once."""
+_ROOM = 1 << 20
+"""Bytes that a pipe holds: what Linux grants without asking for more."""
 Parcel = Path | Sequence[bytearray]
 """What is packed: where it lies, or itself."""
 _START = "from fedrec.simulation.workers import serve; serve()"
@@ -120,7 +123,7 @@ class Workers:
 
     def _ready(self) -> list[_Process]:
         """Who has an answer, or has ended; waits until one has."""
-        owing = {process.pipe: process for process in self.processes if process.owes}
+        owing = {process.answers: process for process in self.processes if process.owes}
         return [owing[pipe] for pipe in wait(list(owing)) if isinstance(pipe, Connection)]
 
     def _confirm(self) -> None:
@@ -147,11 +150,15 @@ class _Process:
 
     def __init__(self, world: Path) -> None:
         here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self.pipe, far = Pipe()
-        with far:
+        questions, self._questions = Pipe(duplex=False)
+        self.answers, answers = Pipe(duplex=False)
+        for pipe in (questions, answers):
+            _widen(pipe)
+        with questions, answers:
             self._popen = subprocess.Popen(
                 [sys.executable, "-c", _START],
-                stdin=far.fileno(),
+                stdin=questions.fileno(),
+                stdout=answers.fileno(),
                 env=here,
                 process_group=0 if os.name == "posix" else None,
             )
@@ -206,7 +213,7 @@ class _Process:
 
     def _received(self) -> bytes:
         try:
-            return self.pipe.recv_bytes()
+            return self.answers.recv_bytes()
         except (EOFError, OSError):
             code = self._popen.wait()
             raise RunError(
@@ -216,11 +223,12 @@ class _Process:
 
     def _send(self, message: object) -> None:
         with contextlib.suppress(ConnectionError):  # it has ended: asking for its answer says so
-            self.pipe.send_bytes(_packed(message))
+            self._questions.send_bytes(_packed(message))
 
     def close(self) -> None:
-        """Close the pipe, which ends it, and wait."""
-        self.pipe.close()
+        """Close the pipes, which ends it, and wait."""
+        self._questions.close()
+        self.answers.close()
         try:
             self._popen.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -228,21 +236,29 @@ class _Process:
             self._popen.wait()
 
 
+def _widen(pipe: Connection) -> None:
+    """Let a message lie in the pipe as a whole, where the system can: who writes it waits for nobody then."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _ROOM)
+
+
 def serve() -> None:
     """A worker's life: the world, then parts of tasks until the pipe closes."""
+    questions, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what anything prints is for people
     torch.set_num_threads(1)
     keep_freed_memory()
     task: Task | None = None
     parts: Sequence[Sequence[Ints]] = ()
-    with Connection(os.dup(0)) as pipe, contextlib.suppress(EOFError, ConnectionError):
-        known = {name: thing for thing, name in _things(_unship(pickle.loads(pipe.recv_bytes()), {}))}
-        pipe.send_bytes(_packed("ready"))
+    with questions, answers, contextlib.suppress(EOFError, ConnectionError):
+        known = {name: thing for thing, name in _things(_unship(pickle.loads(questions.recv_bytes()), {}))}
+        answers.send_bytes(_packed("ready"))
         while True:
-            parcel, number = pickle.loads(pipe.recv_bytes())
+            parcel, number = pickle.loads(questions.recv_bytes())
             if parcel is not None:
                 task, parts = _unship(parcel, known)
-            pipe.send_bytes(_packed(_answer(task, parts[number])))
+            answers.send_bytes(_packed(_answer(task, parts[number])))
 
 
 def _answer(task: Task | None, part: Sequence[Ints]) -> object:
@@ -297,10 +313,10 @@ class _Unpickler(pickle.Unpickler):
         return self._known[name]
 
 
-def _packed(message: object) -> bytes:
+def _packed(message: object) -> memoryview:
     text = io.BytesIO()
     _Pickler(text, protocol=5).dump(message)
-    return text.getvalue()
+    return text.getbuffer()
 
 
 def _opened(message: bytes) -> object:

@@ -9,6 +9,7 @@ import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config, PolicyConfig
 from fedrec.errors import ConfigError, PolicyError, PrivacyError
+from fedrec.meta import descent
 from fedrec.meta.examples import stack_examples
 from fedrec.meta.policy import Policy
 from fedrec.privacy.mechanisms import Sensitivity
@@ -275,6 +276,29 @@ def test_streams_follow_round_and_device(kind):
     assert not torch.equal(first, run(policy, devices, chosen, round_number=4).total["bias"])
     renamed = tasks(policy, "interaction", [4], devices=[7])
     assert not torch.equal(first, run(policy, renamed, chosen).total["bias"])
+
+
+@pytest.mark.parametrize(("rate", "fits"), [(0.6, True), (300.0, False)])
+@pytest.mark.parametrize("propensities", [False, True])
+def test_offsets_of_scores_that_leave_float32_are_taken_by_softmax(rate, fits, propensities, monkeypatch):
+    """A long step moves scores by more than an exponential in float32 can tell; the policy is there none the less."""
+    policy = policies.policy(fast=("taste",))
+    taken = []
+    descend = descent.Offsets.descend
+
+    def noted(offsets, steps):
+        taken.append(descend(offsets, steps))
+        return taken[-1]
+
+    monkeypatch.setattr(descent.Offsets, "descend", noted)
+    built = [policies.examples(policy, length, length, windows=4, propensities=propensities) for length in (5, 13, 9)]
+    work = replace(
+        tasks(policy, "none", [5, 13, 9]), examples=lambda places: stack_examples([built[p] for p in places])
+    )
+    chosen = config("none", local__lr=rate, local__slow_lr=0.5, local__steps=4, engine__chunk=64)
+    batched, one_by_one = (run(policy, work, chosen.updated(engine__kind=kind)) for kind in ("cohort", "reference"))
+    assert taken == [fits]
+    close(batched, one_by_one, 1e-5 * max(1.0, rate))
 
 
 @pytest.mark.parametrize("kind", ["cohort", "reference"])

@@ -71,8 +71,7 @@ def personal_vector_without_noise(patch):
         if "personal" not in chunk.policy.specs:
             return _privately(chunk)
         greedy = LocalConfig(lr=1000.0)
-        kernels = chunk.policy.kernel_table(chunk.phi)
-        stack = Stack(policy=chunk.policy, examples=chunk.examples, settings=greedy, kernels=kernels)
+        stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=greedy)
         fitted = descend_stack(stack, {**chunk.phi, **chunk.personal}, steps=1, names=("personal",))
         return _privately(replace(chunk, personal={**chunk.personal, **fitted}))
 
