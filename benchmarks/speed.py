@@ -6,9 +6,10 @@ The same adaptations of ml-100k by (a) Flower on Ray with a virtual node for eac
 the per-device path of fedrec in one process, (c) its cohort engine on threads and in worker processes, (d) the
 simulator of pfl-research in an environment of its own, on the nearest equal work, and (e) the floor: the noise and the
 matrix products alone. Each measurement is a process of its own; (b), (c) and (e) take turns, on the default policy (a)
-as well, so that a machine whose speed drifts slows all of them. Then the cohort engine alone: on synthetic worlds
-(devices with 20 interactions each and with log-normal numbers of them, catalogue, history length, K), and on ml-1m
-(``fedrec data fetch ml-1m``) a round of all devices and a full ranking of what they serve.
+as well, and ratios are medians of the turns' own: a machine whose speed drifts slows all that is compared. Then the
+cohort engine alone: on synthetic worlds (devices with 20 interactions each and with log-normal numbers of them,
+catalogue, history length, K), and on ml-1m (``fedrec data fetch ml-1m``) a round of all devices and a full ranking of
+what they serve.
 
 Results and a plot go to benchmarks/results/speed.{json,md,svg}, with the machine they were measured on.
 """
@@ -49,6 +50,8 @@ CONTENDERS = {
     "floor": "(e) floor",
 }
 REFERENCE_DEVICES = {"table": 40, "default": 200}
+VISIT = 3.0
+"""Seconds for which a process measures when it is its turn, or one run where that takes longer."""
 PROCESSES = f"engine.workers={os.cpu_count()}"
 EQUAL, VARIED = "devices, 20 interactions each", "devices, 20 interactions on average"
 CURVES: dict[str, list[tuple[float, list[str]]]] = {
@@ -80,34 +83,67 @@ def child(
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+class Waiting:
+    """A process that is ready to measure, and does for as long as it is asked to."""
+
+    def __init__(self, arguments: Sequence[str | Path]) -> None:
+        """Start it and wait until it is ready."""
+        command = [sys.executable, str(CASES), *map(str, arguments), "--on-demand"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._said()
+
+    def measure(self, seconds: float) -> list[float]:
+        """Seconds of every run, until so many have passed; of one run at least."""
+        if self._process.stdin is None:
+            raise TypeError("expected a process with pipes")
+        self._process.stdin.write(f"{seconds}\n")
+        return [float(one) for one in json.loads(self._said())]
+
+    def close(self) -> dict[str, Any]:
+        """Its line, all runs told, and its end."""
+        return dict(json.loads(self._process.communicate()[0]))
+
+    def _said(self) -> str:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise SystemExit(f"{self._process.args} failed; see above")
+        return line
+
+
 def side_by_side(work: str, turns: int, console: Console, *, flower: bool) -> dict[str, dict[str, Any]]:
-    """(b), (c) and (e) in turn, and (a) where asked for; the median of all repeats of all turns."""
-    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "cohort", "workers", "floor")}
-    if flower:
-        kept["flower"] = []
-    for turn in range(turns):
-        for name, lines in kept.items():
-            devices, repeats = (REFERENCE_DEVICES[work], 1) if name == "reference" else (943, 5)
-            if name == "flower":
-                one = child([FLOWER, "--work", work, "--rounds", "4"])
-                lines.append(one | {"seconds": one["round_seconds"], "devices": one["devices_per_round"]})
-            else:
-                lines.append(child([CASES, name, work, "--devices", str(devices), "--repeats", str(repeats)]))
-            console.print(
-                f"{work}, {name}, turn {turn + 1}: {lines[-1]['devices_per_second']:g} devices/s", style="dim"
-            )
-    return {name: joined(lines) for name, lines in kept.items()}
+    """(b), (c) and (e) in turn, and (a) where asked for: what is compared most closely stands on either side of it."""
+    names = ("reference", "cohort", "workers", "floor")
+    count = {name: REFERENCE_DEVICES[work] if name == "reference" else 943 for name in names}
+    waiting = {name: Waiting([name, work, "--devices", str(count[name])]) for name in names}
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    peer: list[dict[str, Any]] = []
+    for _ in range(turns):
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for name in ("reference", "cohort", "floor", "workers"):
+            found[name] += waiting[name].measure(VISIT)
+        if flower:
+            peer.append(child([FLOWER, "--work", work, "--rounds", "4"]))
+        for name in ("workers", "floor", "cohort"):
+            found[name] += waiting[name].measure(VISIT)
+        for name, seconds in found.items():
+            speeds[name].append(count[name] / float(np.mean(seconds)))
+        told = [f"{name} {one[-1]:,.1f}" for name, one in speeds.items()]
+        told += [f"flower {peer[-1]['devices_per_second']:,.1f}"] if peer else []
+        console.print(f"{work}, devices a second: {', '.join(told)}", style="dim")
+    result = {name: in_turns(speeds[name], one.close()) for name, one in waiting.items()}
+    if peer:
+        of_turns = [one["devices_per_round"] / float(np.mean(one["round_seconds"])) for one in peer]
+        most = max(one["peak_rss_mb"] for one in peer)
+        result["flower"] = in_turns(of_turns, peer[0] | {"devices": peer[0]["devices_per_round"], "peak_rss_mb": most})
+    return result
 
 
-def joined(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several measurements of the same thing as one."""
-    seconds = [one for line in lines for one in line["seconds"]]
-    return {
-        **({"differences": lines[0]["differences"]} if "differences" in lines[0] else {}),
-        "devices": lines[0]["devices"],
-        "seconds": seconds,
-        "devices_per_second": round(lines[0]["devices"] / float(np.median(seconds)), 2),
-        "peak_rss_mb": max(line["peak_rss_mb"] for line in lines),
+def in_turns(speeds: Sequence[float], line: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a measurement that took turns with others; ``speeds`` are devices a second, turn by turn."""
+    kept = {name: line[name] for name in ("devices", "peak_rss_mb", "differences") if name in line}
+    return kept | {
+        "turns": [round(one, 2) for one in speeds],
+        "devices_per_second": round(float(np.median(speeds)), 2),
     }
 
 
@@ -148,30 +184,19 @@ def curves(turns: int, largest: int, console: Console) -> dict[str, list[dict[st
 
 
 def cohorts(points: Sequence[tuple[float, list[str]]], turns: int, console: Console) -> list[dict[str, Any]]:
-    """Cohorts of every size in turn, each in a process of its own that waits: a machine drifts within seconds."""
-    waiting = []
-    for value, settings in points:
-        command = [sys.executable, str(CASES), "scaling", *settings, "--on-demand"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        _say(process, None)
-        waiting.append(process)
-        console.print(f"{value:g} devices: ready", style="dim")
-    for turn in range(10 * turns):
-        for process, (value, _) in zip(waiting, points, strict=True):
-            often = 10 if value >= 10**6 else 3 if value >= 10**5 else 1  # the larger, the longer a round, the rarer
-            if turn % often == often // 2:
-                _say(process, 10 if value <= 1000 else 1)
-    return [json.loads(process.communicate()[0]) for process in waiting]
-
-
-def _say(process: subprocess.Popen[str], repeats: int | None) -> None:
-    """Ask for repeats, where they are given, and wait for the answer."""
-    if process.stdin is None or process.stdout is None:
-        raise TypeError("expected a process with pipes")
-    if repeats is not None:
-        process.stdin.write(f"{repeats}\n")
-    if not process.stdout.readline():
-        raise SystemExit(f"{process.args} failed; see above")
+    """Cohorts of every size in turn, up and down again around the largest: a machine drifts within seconds."""
+    waiting = [Waiting(["scaling", *settings]) for _, settings in points]
+    speeds: list[list[float]] = [[] for _ in points]
+    order = [*range(len(points)), *reversed(range(len(points) - 1))]
+    for turn in range(turns):
+        found: list[list[float]] = [[] for _ in points]
+        for place in order:
+            found[place] += waiting[place].measure(VISIT)
+        for place, seconds in enumerate(found):
+            speeds[place].append(points[place][0] / float(np.mean(seconds)))
+        times = ", ".join(f"{1000 / one[-1]:.4f}" for one in speeds)
+        console.print(f"turn {turn + 1}, ms a device: {times}", style="dim")
+    return [in_turns(speed, one.close()) for speed, one in zip(speeds, waiting, strict=True)]
 
 
 def large(console: Console) -> dict[str, dict[str, Any]]:
@@ -207,20 +232,29 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     lines = []
     for work, title in WORK.items():
         found = results["work"][work]
-        cohort = found.get("workers", found["cohort"])["devices_per_second"]
+        cohort = found.get("workers", found["cohort"])
         for name, label in CONTENDERS.items():
             one = results["work"][work].get(name)
             if one is None:
                 continue
             speed = one["devices_per_second"]
-            lines.append([title, label, f"{speed:,.1f}", f"{cohort / speed:.2f}", f"{one['peak_rss_mb']:,.0f}"])
+            ratio = times_as_fast(cohort, one)
+            lines.append([title, label, f"{speed:,.1f}", f"{ratio:.2f}", f"{one['peak_rss_mb']:,.0f}"])
     return lines
 
 
+def times_as_fast(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """Ratio of speeds; the median of the turns' own ratios where both took turns."""
+    if len(first.get("turns", ())) == len(second.get("turns", ())) > 0:
+        return float(np.median(np.divide(first["turns"], second["turns"])))
+    return float(first["devices_per_second"] / second["devices_per_second"])
+
+
 def flatness(points: Sequence[dict[str, Any]]) -> str:
-    """How far apart the times of a device are from 1,000 devices on."""
-    times = [1 / point["devices_per_second"] for point in points if point["value"] >= 1000]
-    return f"from 1,000 on the longest time of a device is {max(times) / min(times):.2f} times the shortest."
+    """How far apart the times of a device are from 1,000 devices on, each beside the others of its turn."""
+    times = 1 / np.array([point["turns"] for point in points if point["value"] >= 1000])
+    times = np.median(times / times.mean(0), axis=1)
+    return f"from 1,000 on the longest time of a device is {times.max() / times.min():.2f} times the shortest."
 
 
 HEAD = ("work", "by", "devices/s", "cohort engine, processes / this", "peak memory, MB")
@@ -229,7 +263,7 @@ HEAD = ("work", "by", "devices/s", "cohort engine, processes / this", "peak memo
 def markdown(results: dict[str, Any]) -> str:
     """The kept page."""
     where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    text = f"# Speed\n\n`python benchmarks/speed.py`, medians; {where}.\n\n"
+    text = f"# Speed\n\n`python benchmarks/speed.py`, medians of turns; {where}.\n\n"
     for line in (list(HEAD), ["---"] * len(HEAD), *rows(results)):
         text += "| " + " | ".join(line) + " |\n"
     text += "\nCohort engine on synthetic worlds, default policy, unit user:\n\n"
@@ -285,7 +319,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything, or what is asked for; write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3, help="turns of (b), (c), (e) and of cohorts of all sizes")
+    parser.add_argument("--turns", type=int, default=5, help="turns of (b), (c), (e) and of cohorts of all sizes")
     parser.add_argument("--largest", type=int, default=10**6, help="most synthetic devices")
     parser.add_argument("--skip", action="append", default=[], choices=("flower", "pfl", "curves", "ml-1m"))
     parser.add_argument(

@@ -139,12 +139,15 @@ def timed(run: Callable[[], object], repeats: int) -> list[float]:
 
 
 def on_demand(run: Callable[[], object]) -> list[float]:
-    """Seconds of as many runs as every line on standard input asks for; ``done`` is printed when they are over."""
+    """Seconds of runs, for as long as every line on standard input asks for; they are printed when they are over."""
     seconds = []
     print("ready", flush=True)
     for line in sys.stdin:
-        seconds += timed(run, int(line))
-        print("done", flush=True)
+        found: list[float] = []
+        while not found or sum(found) < float(line):
+            found += timed(run, 1)
+        print(json.dumps(found), flush=True)
+        seconds += found
     return seconds
 
 
@@ -175,7 +178,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="table or default; for scaling and evaluation, configuration keys")
     parser.add_argument("--devices", type=int, default=943)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--on-demand", action="store_true", help="as often as lines on standard input say")
+    parser.add_argument("--on-demand", action="store_true", help="for as many seconds as lines on standard input say")
     parser.add_argument("--equal-logs", action="store_true", help="synthetic devices have the same number of entries")
     asked = parser.parse_args()
     if asked.case in ("scaling", "evaluation"):

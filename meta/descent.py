@@ -87,10 +87,13 @@ class Offsets:
         """Begin at ``start`` (own, ``[devices, *shape]``), all other ``parameters`` fixed."""
         self.own = dict(start)
         self._stack, self._parameters, self._start = stack, parameters, start
-        scores, self._states, self._embedded, self._table = run_forward(stack, parameters)
-        top = scores.amax(-1, keepdim=True)
-        self._likely = torch.add(-_LOG2_E * top, scores, alpha=_LOG2_E, out=scores).exp2_()
+        scores, self._states, self._embedded, self._table = run_forward(stack, parameters, times=_LOG2_E)
+        self._likely = scores.exp2_()
         self._mass = self._likely.sum(-1)
+        if not _fits(self._mass):
+            scores = run_forward(stack, parameters, times=_LOG2_E)[0]
+            self._likely = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
+            self._mass = self._likely.sum(-1)
         self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
         self._offset: Tensor | None = None  # none before any step
 

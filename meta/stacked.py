@@ -50,6 +50,11 @@ class Shared:
         """Recency weights of the state encoder ``history``, as long as its parameters are the shared ones."""
         return RecencyTable(self.phi["state.log_scale"], self.policy.settings.history_length)
 
+    @cached_property
+    def table(self) -> Tensor | None:
+        """``E`` of all items where there are ``ids``, ``[items, dim]``."""
+        return item_table(self.policy, self.phi)
+
     def to(self, device: torch.device) -> Shared:
         """The same on ``device``."""
         return Shared(policy=self.policy.to(device), phi={name: value.to(device) for name, value in self.phi.items()})
@@ -259,12 +264,15 @@ def forward(stack: Stack, parameters: Parameters, *, last: bool = True) -> Pass:
     )
 
 
-def run_forward(stack: Stack, parameters: Parameters) -> tuple[Tensor, Tensor | None, Embedded, Tensor | None]:
-    """Scores, states, embedded histories and item table: the fields of a :class:`Pass`."""
+def run_forward(
+    stack: Stack, parameters: Parameters, *, times: float = 1.0
+) -> tuple[Tensor, Tensor | None, Embedded, Tensor | None]:
+    """Scores ``times`` a number, states, embedded histories and item table: the fields of a :class:`Pass`."""
     policy = stack.policy
-    table = item_table(policy, parameters)
+    moved = [name for name in ("ids", "content") if parameters.get(name) is not stack.shared.phi.get(name)]
+    table = item_table(policy, parameters) if moved else stack.shared.table
     states, embedded = _states(stack, parameters, table) if policy.embeds else (None, None)
-    scores = _scores(stack, parameters, states, table)
+    scores = _scores(stack, parameters, states, table, times)
     heat = _heat(policy, parameters)
     if heat is not None:
         scores *= heat[..., None]
@@ -331,21 +339,24 @@ def batch_axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
     return {name: 0 if is_own(policy, parameters, name) else None for name in parameters}
 
 
-def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: Tensor | None) -> Tensor:
-    """Scores before the temperature, ``[devices, examples, items]``, a tensor of its own."""
+def _scores(
+    stack: Stack, parameters: Parameters, states: Tensor | None, table: Tensor | None, times: float
+) -> Tensor:
+    """Scores before the temperature, ``[devices, examples, items]``, a tensor of its own; ``times`` is on the rows."""
     policy, settings = stack.policy, stack.policy.settings
     if states is None:
         total = torch.zeros(stack.count, stack.mask.shape[1], policy.items)
     else:
-        total = against_items(policy, parameters, states, table)
+        total = against_items(policy, parameters, states * times, table)
     if settings.affinity:
         weights = leading(policy, parameters, "affinity")[..., policy.kernel_of]
-        mixed = (stack.kernel_means * weights[:, None]).sum(2)
+        mixed = (stack.kernel_means * (times * weights)[:, None]).sum(2)
         total += product(mixed, stack.shared.kernels.T)
     if settings.bias:
-        total.addcmul_(bias_gain(stack, parameters)[..., None], leading(policy, parameters, "bias")[:, None])
+        gain = bias_gain(stack, parameters)[..., None]
+        total.addcmul_(gain, leading(policy, parameters, "bias")[:, None], value=times)
     if settings.content:
-        total += (leading(policy, parameters, "taste") @ policy.features.T)[:, None]
+        total.add_((leading(policy, parameters, "taste") @ policy.features.T)[:, None], alpha=times)
     if stack.blocked is not None:
         total += stack.blocked
     return total

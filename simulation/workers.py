@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import io
 import itertools
+import math
 import mmap
 import os
 import pickle
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import Config
 from ..errors import RunError
+from ..meta.policy import Named
 from .cohort import CohortResult, Task
 from .memory import keep_freed_memory, with_huge_pages
 from .placement import compute_device
@@ -285,12 +288,24 @@ def _names_of(world: World) -> dict[int, str]:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as arrays, whose memory may travel beside the pickle."""
+    """Tensors as arrays, whose memory may travel beside the pickle; the sums of a result as one of them."""
 
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is torch.Tensor and thing.device.type == "cpu":
             return torch.from_numpy, (thing.detach().numpy(),)
+        if type(thing) is CohortResult and thing.total:
+            shapes = [(name, tuple(value.shape)) for name, value in thing.total.items()]
+            flat = torch.cat([value.reshape(-1) for value in thing.total.values()])
+            return _result, (shapes, flat, thing.personal, thing.unclipped, thing.each)
         return NotImplemented
+
+
+def _result(
+    shapes: Sequence[tuple[str, tuple[int, ...]]], flat: Tensor, personal: Named, unclipped: int, each: Named
+) -> CohortResult:
+    parts = torch.split(flat, [math.prod(shape) for _, shape in shapes])
+    total = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+    return CohortResult(total=total, personal=personal, unclipped=unclipped, each=each)
 
 
 class _NamingPickler(_Pickler):

@@ -278,11 +278,11 @@ def test_streams_follow_round_and_device(kind):
     assert not torch.equal(first, run(policy, renamed, chosen).total["bias"])
 
 
-@pytest.mark.parametrize(("rate", "fits"), [(0.6, True), (300.0, False)])
+@pytest.mark.parametrize(("rate", "bias", "fits"), [(0.6, 1.0, True), (300.0, 1.0, False), (0.6, 500.0, True)])
 @pytest.mark.parametrize("propensities", [False, True])
-def test_offsets_of_scores_that_leave_float32_are_taken_by_softmax(rate, fits, propensities, monkeypatch):
-    """A long step moves scores by more than an exponential in float32 can tell; the policy is there none the less."""
-    policy = policies.policy(fast=("taste",))
+def test_exponentials_that_leave_float32_cost_time_only(rate, bias, fits, propensities, monkeypatch):
+    """Scores, or what a long step adds to them, may be more than an exponential in float32 can tell."""
+    policy = policies.policy(fast=("taste",), bias_scale=bias)
     taken = []
     descend = descent.Offsets.descend
 
