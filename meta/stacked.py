@@ -339,9 +339,7 @@ def batch_axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
     return {name: 0 if is_own(policy, parameters, name) else None for name in parameters}
 
 
-def _scores(
-    stack: Stack, parameters: Parameters, states: Tensor | None, table: Tensor | None, times: float
-) -> Tensor:
+def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: Tensor | None, times: float) -> Tensor:
     """Scores before the temperature, ``[devices, examples, items]``, a tensor of its own; ``times`` is on the rows."""
     policy, settings = stack.policy, stack.policy.settings
     if states is None:
