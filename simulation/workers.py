@@ -16,6 +16,7 @@ import math
 import mmap
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,12 +28,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from ..config import Config
 from ..errors import RunError
-from ..meta.policy import Named
+from ..meta.policy import Policy
 from .cohort import CohortResult, Task
 from .memory import keep_freed_memory, with_huge_pages
 from .placement import compute_device
@@ -47,6 +48,8 @@ _INLINE = 200_000
 """Bytes of a task that travel with the first question; a file takes longer to write and map, and is written once."""
 _ROOM = 1 << 20
 """Bytes that a pipe holds: what Linux grants without asking for more."""
+_HEAD, _PICKLED = struct.Struct("<cxxxxxxxq"), b"p"
+"""What an answer begins with: the type of the numbers that follow, or that a pickle does; devices not clipped."""
 Parcel = Path | Sequence[bytearray]
 """What is packed: where it lies, or itself."""
 _START = "from fedrec.simulation.workers import serve; serve()"
@@ -73,7 +76,7 @@ class Workers:
         self._rounds = itertools.count()
         self._confirmed = False
         path = _written(_dumped(world, {}), self.folder / "world")  # who is only starting reads no long message yet
-        self.processes = [_Process(path) for _ in range(count)]
+        self.processes = [_Process(path, world.policy) for _ in range(count)]
         self._finalizer = weakref.finalize(self, _end, self.processes, self._folder)
 
     @property
@@ -151,7 +154,7 @@ def _end(processes: Sequence[_Process], folder: tempfile.TemporaryDirectory[str]
 class _Process:
     """One worker, seen from the caller."""
 
-    def __init__(self, world: Path) -> None:
+    def __init__(self, world: Path, policy: Policy) -> None:
         here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         questions, self._questions = Pipe(duplex=False)
         self.answers, answers = Pipe(duplex=False)
@@ -167,6 +170,7 @@ class _Process:
             )
         self._asked: deque[int] = deque()
         self._has: Parcel | None = None
+        self._policy = policy
         self._send(world)
 
     @property
@@ -195,7 +199,7 @@ class _Process:
 
     def unpacked(self, answer: bytes) -> CohortResult:
         """What came of a part; raises what went wrong there."""
-        result = _opened(answer)
+        result = _opened(answer, self._policy)
         if not isinstance(result, CohortResult):
             raise TypeError(f"expected a CohortResult, got {type(result).__name__}")
         return result
@@ -212,7 +216,7 @@ class _Process:
         Raises:
             RunError: it has ended.
         """
-        _opened(self._received())
+        _opened(self._received(), self._policy)
 
     def _received(self) -> bytes:
         try:
@@ -255,13 +259,14 @@ def serve() -> None:
     task: Task | None = None
     parts: Sequence[Sequence[Ints]] = ()
     with questions, answers, contextlib.suppress(EOFError, ConnectionError):
-        known = {name: thing for thing, name in _things(_unship(pickle.loads(questions.recv_bytes()), {}))}
-        answers.send_bytes(_packed("ready"))
+        world = _unship(pickle.loads(questions.recv_bytes()), {})
+        known = {name: thing for thing, name in _things(world)}
+        answers.send_bytes(_told("ready", world.policy))
         while True:
             parcel, number = pickle.loads(questions.recv_bytes())
             if parcel is not None:
                 task, parts = _unship(parcel, known)
-            answers.send_bytes(_packed(_answer(task, parts[number])))
+            answers.send_bytes(_told(_answer(task, parts[number]), world.policy))
 
 
 def _answer(task: Task | None, part: Sequence[Ints]) -> object:
@@ -288,24 +293,12 @@ def _names_of(world: World) -> dict[int, str]:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as arrays, whose memory may travel beside the pickle; the sums of a result as one of them."""
+    """Tensors as arrays, whose memory may travel beside the pickle."""
 
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is torch.Tensor and thing.device.type == "cpu":
             return torch.from_numpy, (thing.detach().numpy(),)
-        if type(thing) is CohortResult and thing.total:
-            shapes = [(name, tuple(value.shape)) for name, value in thing.total.items()]
-            flat = torch.cat([value.reshape(-1) for value in thing.total.values()])
-            return _result, (shapes, flat, thing.personal, thing.unclipped, thing.each)
         return NotImplemented
-
-
-def _result(
-    shapes: Sequence[tuple[str, tuple[int, ...]]], flat: Tensor, personal: Named, unclipped: int, each: Named
-) -> CohortResult:
-    parts = torch.split(flat, [math.prod(shape) for _, shape in shapes])
-    total = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
-    return CohortResult(total=total, personal=personal, unclipped=unclipped, each=each)
 
 
 class _NamingPickler(_Pickler):
@@ -334,9 +327,25 @@ def _packed(message: object) -> memoryview:
     return text.getbuffer()
 
 
-def _opened(message: bytes) -> object:
-    """What a worker said; raises it where it is what went wrong there."""
-    said = pickle.loads(message)
+def _told(answer: object, policy: Policy) -> bytes:
+    """An answer for its way: sums and nothing else, as most of them are, as plain numbers; a pickle takes longer."""
+    plain = isinstance(answer, CohortResult) and not answer.personal and not answer.each
+    if isinstance(answer, CohortResult) and plain and answer.total.keys() == set(policy.released):
+        sums = torch.cat([answer.total[name].flatten() for name in policy.released]).numpy()
+        return b"".join((_HEAD.pack(sums.dtype.char.encode(), answer.unclipped), sums.data))
+    return b"".join((_HEAD.pack(_PICKLED, 0), _packed(answer)))
+
+
+def _opened(message: bytes, policy: Policy) -> object:
+    """What :func:`_told` was given; raises it where it is what went wrong there."""
+    kind, unclipped = _HEAD.unpack_from(message)
+    if kind != _PICKLED:
+        sums = torch.from_numpy(np.frombuffer(message, dtype=kind.decode(), offset=_HEAD.size).astype(np.float64))
+        shapes = [policy.specs[name].shape for name in policy.released]
+        parts = torch.split(sums, [math.prod(shape) for shape in shapes])
+        total = {name: part.view(shape) for name, part, shape in zip(policy.released, parts, shapes, strict=True)}
+        return CohortResult(total=total, personal={}, unclipped=unclipped)
+    said = pickle.loads(memoryview(message)[_HEAD.size :])
     if isinstance(said, Exception):
         raise said
     return said

@@ -14,7 +14,7 @@ from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
-from fedrec.simulation.cohort import Work, adapt_cohort
+from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
@@ -60,6 +60,22 @@ def test_processes_change_no_bit(world, workers, count, inline, monkeypatch):
     assert small.same(here.total, there.total)
     assert small.same(here.personal, there.personal)
     assert any(float(value.abs().max()) > 0 for value in here.total.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_travel_as_plain_numbers_to_the_bit(dtype):
+    policy = small.world().policy
+    generator = torch.Generator().manual_seed(0)
+    shapes = {name: policy.specs[name].shape for name in reversed(policy.released)}
+    total = {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
+    message = workers_module._told(CohortResult(total=total, personal={}, unclipped=7), policy)
+    assert len(message) == 16 + sum(value.nbytes for value in total.values())
+    found = workers_module._opened(message, policy)
+    assert found.unclipped == 7
+    assert small.same(found.total, {name: value.double() for name, value in total.items()})
+    each = {name: value[None] for name, value in total.items()}
+    result = CohortResult(total=total, personal={}, unclipped=7, each=each)
+    assert small.same(workers_module._opened(workers_module._told(result, policy), policy).each, each)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
