@@ -18,6 +18,7 @@ from .stacked import Pass, Stack, against_items, anchored, forward, leading, run
 _OFFSETS = frozenset({"taste", "latent", "personal"})
 """Parameters that add the same to the scores of all of a device's examples."""
 _TINY = 1e-20
+_LOST = 2.0 ** (27 - 126)
 _LOG2_E = math.log2(math.e)
 
 
@@ -88,14 +89,14 @@ class Offsets:
         self.own = dict(start)
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters, times=_LOG2_E)
+        self._offset: Tensor | None = None  # none before any step
         self._likely = scores.exp2_()
         self._mass = self._likely.sum(-1)
-        if not _fits(self._mass):
+        if not self._fits(self._mass):
             scores = run_forward(stack, parameters, times=_LOG2_E)[0]
             self._likely = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
             self._mass = self._likely.sum(-1)
         self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
-        self._offset: Tensor | None = None  # none before any step
 
     def descend(self, steps: int) -> bool:
         """Take ``steps`` steps; false where a product of exponentials would leave float32."""
@@ -155,7 +156,19 @@ class Offsets:
         if self._offset is not None:
             factor = self._offset.exp2()
             mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
-        return (mass.log2()[..., None], factor, mass) if _fits(mass) else None
+        return (mass.log2()[..., None], factor, mass) if self._fits(mass) else None
+
+    def _fits(self, mass: Tensor) -> bool:
+        """Whether float32 lost nothing of any example's mass that could be seen.
+
+        An exponential below 2^-126 is none. What an item lost at the start would weigh as much times what its offset
+        multiplies it by, and what the offsets' own exponentials lose at most as much of the mass at the start: both
+        have to be below 2^-27 of the mass.
+        """
+        low, high = (float(bound) for bound in torch.aminmax(mass))
+        top = 0.0 if self._offset is None else min(float(self._offset.amax()), 1000.0)
+        lost = max(self._stack.policy.items * 2.0**top, float(self._mass.amax())) * _LOST
+        return low > max(_TINY, lost) and high < 1 / _TINY
 
     def _weights(self, level: Tensor, *, last: bool) -> Tensor:
         """Weights of the targets where they depend on the policy."""
@@ -191,9 +204,3 @@ class Offsets:
                 met = product(product(row, policy.features), self._parameters["content"])[:, 0]
             gradients |= dict.fromkeys(self._vectors, met)
         return gradients
-
-
-def _fits(mass: Tensor) -> bool:
-    """Whether no example's mass is so small or large that float32 lost some of it."""
-    low, high = torch.aminmax(mass)
-    return float(low) > _TINY and float(high) < 1 / _TINY

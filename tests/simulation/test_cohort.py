@@ -7,10 +7,11 @@ import policy_world as policies
 import pytest
 import torch
 from fedrec.client.adaptation import LocalMechanism
-from fedrec.config import Config, PolicyConfig
+from fedrec.config import Config, LocalConfig, PolicyConfig
 from fedrec.errors import ConfigError, PolicyError, PrivacyError
 from fedrec.meta import descent
-from fedrec.meta.examples import stack_examples
+from fedrec.meta.examples import build_examples, stack_examples
+from fedrec.meta.interactions import Interactions
 from fedrec.meta.policy import Policy
 from fedrec.privacy.mechanisms import Sensitivity
 from fedrec.simulation import cohort
@@ -299,6 +300,30 @@ def test_exponentials_that_leave_float32_cost_time_only(rate, bias, fits, propen
     batched, one_by_one = (run(policy, work, chosen.updated(engine__kind=kind)) for kind in ("cohort", "reference"))
     assert taken == [fits]
     close(batched, one_by_one, 1e-5 * max(1.0, rate))
+
+
+@pytest.mark.parametrize("rate", [8.0, 15.0, 22.0, 32.92, 40.0])
+@pytest.mark.parametrize("shift", [-65.0, -5.0, 0.0, 40.0])
+def test_an_item_whose_exponential_vanished_at_the_start_comes_back(rate, shift):
+    """Steps long enough make the device's one item likely again: exp(-105) is zero in float32, times whatever."""
+    policy = policies.policy(state="none", fast=("taste",), user_features=False, ids=False)
+    item, low = 8, [1, 2, 6, 7, 9]
+    bias = torch.full((policies.ITEMS,), shift - 40.0)
+    bias[low], bias[item] = shift - 104.0, shift - 105.0
+    point = {name: torch.zeros(policy.specs[name].shape) for name in policy.names(scope="shared")}
+    point |= {"gain": torch.tensor([1.0, 0.0]), "bias": bias}
+    log = Interactions(items=torch.full((6,), item), rewards=torch.ones(6), propensities=None)
+    local = LocalConfig(windows=4, horizon=2)
+    built = build_examples(
+        policy, log, torch.zeros(policy.user_width), settings=local, unit="none", reward_range=(1.0, 5.0)
+    )
+    work = replace(tasks(policy, "none", [6]), examples=lambda places: stack_examples([built for _ in places]))
+    chosen = config("none", local__lr=rate, local__slow_lr=1.0, local__weight_decay=0.0)
+    batched, one_by_one = (
+        adapt_cohort(policy, point, work, chosen.updated(engine__kind=kind), None, round_number=3)
+        for kind in ("cohort", "reference")
+    )
+    close(batched, one_by_one, 2e-4)
 
 
 @pytest.mark.parametrize("kind", ["cohort", "reference"])
