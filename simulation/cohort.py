@@ -405,7 +405,7 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained)
     names = tuple(gradients.plain)
     gone = torch.empty(stack.count, sum(_sizes(policy, names)))
-    for name, moved in _views(gone, policy, names).items():
+    for name, moved in named_views(gone, policy, names).items():
         rate = step_size(policy, settings, name) * learned_rate(start, name)
         torch.mul(gradients.plain[name], -rate, out=moved)
         if name in fast:
@@ -446,7 +446,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
     flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
     noise = drawn if start.device == drawn.device else torch.empty_like(start)
-    views, noises = (_views(values, policy, names) for values in (flat, noise))
+    views, noises = (named_views(values, policy, names) for values in (flat, noise))
     stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=config.local, each=True)
     stack = anchored(stack, {**chunk.phi, **chunk.personal})
     sources = [chunk.noise(row) for row in range(stack.count)]
@@ -496,9 +496,9 @@ def _settled(
             squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
-    sums = _views((factors.float() @ gone)[None], policy, names)
+    sums = named_views((factors.float() @ gone)[None], policy, names)
     total = {name: sums[name][0] for name in policy.released if name in sums}
-    moved = _views(gone, policy, names) if chunk.each or chunk.personal else {}
+    moved = named_views(gone, policy, names) if chunk.each or chunk.personal else {}
     each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
     if table is not None:
         total["ids"] = table.summed(factors.float() * rate, policy.items)
@@ -527,7 +527,7 @@ def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Ten
     return torch.cat(parts, dim=1)
 
 
-def _views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
+def named_views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
     """The named parameters in rows of them one behind the other, ``[rows, *shape]``."""
     parts = torch.split(flat, _sizes(policy, names), dim=1)
     return {name: part.view(flat.shape[0], *policy.specs[name].shape) for name, part in zip(names, parts, strict=True)}

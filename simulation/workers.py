@@ -1,9 +1,9 @@
 """Worker processes for the cohort engine: Python's lock holds threads up, and not processes.
 
-A worker is this package started anew on a pipe, so that a caller's script is never imported a second time and no thread
-of the caller's is forked. It gets the world once and a round's task once, through a private temporary file that all of
-them map unless it is small; then numbers of parts of the round, the next one while it is at one, so that it never waits
-for the caller. It ends when its pipe closes, whatever became of the caller.
+A worker is this package started anew on two pipes, so that a caller's script is never imported a second time and no
+thread of the caller's is forked. It gets the world once and a round's task once, through a private temporary file that
+all of them map unless it is small; then numbers of parts of the round, the next one while it is at one, so that it
+never waits for the caller. It ends when they close, whatever became of the caller.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import io
 import itertools
-import math
 import mmap
 import os
 import pickle
@@ -34,7 +33,7 @@ import torch
 from ..config import Config
 from ..errors import RunError
 from ..meta.policy import Policy
-from .cohort import CohortResult, Task
+from .cohort import CohortResult, Task, named_views
 from .memory import keep_freed_memory, with_huge_pages
 from .placement import compute_device
 from .schedule import Ints
@@ -251,7 +250,7 @@ def _widen(pipe: Connection) -> None:
 
 
 def serve() -> None:
-    """A worker's life: the world, then parts of tasks until the pipe closes."""
+    """A worker's life: the world, then parts of tasks until the pipes close."""
     questions, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what anything prints is for people
     torch.set_num_threads(1)
@@ -329,8 +328,8 @@ def _packed(message: object) -> memoryview:
 
 def _told(answer: object, policy: Policy) -> bytes:
     """An answer for its way: sums and nothing else, as most of them are, as plain numbers; a pickle takes longer."""
-    plain = isinstance(answer, CohortResult) and not answer.personal and not answer.each
-    if isinstance(answer, CohortResult) and plain and answer.total.keys() == set(policy.released):
+    released = set(policy.released)
+    if isinstance(answer, CohortResult) and answer.total.keys() == released and not (answer.personal or answer.each):
         sums = torch.cat([answer.total[name].flatten() for name in policy.released]).numpy()
         return b"".join((_HEAD.pack(sums.dtype.char.encode(), answer.unclipped), sums.data))
     return b"".join((_HEAD.pack(_PICKLED, 0), _packed(answer)))
@@ -341,9 +340,7 @@ def _opened(message: bytes, policy: Policy) -> object:
     kind, unclipped = _HEAD.unpack_from(message)
     if kind != _PICKLED:
         sums = torch.from_numpy(np.frombuffer(message, dtype=kind.decode(), offset=_HEAD.size).astype(np.float64))
-        shapes = [policy.specs[name].shape for name in policy.released]
-        parts = torch.split(sums, [math.prod(shape) for shape in shapes])
-        total = {name: part.view(shape) for name, part, shape in zip(policy.released, parts, shapes, strict=True)}
+        total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
         return CohortResult(total=total, personal={}, unclipped=unclipped)
     said = pickle.loads(memoryview(message)[_HEAD.size :])
     if isinstance(said, Exception):
