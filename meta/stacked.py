@@ -55,6 +55,12 @@ class Shared:
         """``E`` of all items where there are ``ids``, ``[items, dim]``."""
         return item_table(self.policy, self.phi)
 
+    def prepare(self) -> None:
+        """Compute now what stacks will ask for."""
+        _ = self.kernels, self.table
+        if self.policy.settings.state == "history":
+            _ = self.recency.weights, self.recency.slopes
+
     def to(self, device: torch.device) -> Shared:
         """The same on ``device``."""
         return Shared(policy=self.policy.to(device), phi={name: value.to(device) for name, value in self.phi.items()})

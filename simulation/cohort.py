@@ -67,7 +67,7 @@ class CohortResult:
     """What a cohort answers with.
 
     Attributes:
-        total: sum of the (clipped) updates by name, float64; of a part of them float32 where that holds it exactly.
+        total: sum of the (clipped) updates by name, float64.
         personal: new personal parameters, ``[devices, *shape]`` in the order of the work.
         unclipped: devices whose update was not clipped, the bits of adaptive clipping; all where nothing is clipped.
         each: what every device releases by itself, ``[devices, *shape]`` in that order; empty unless it was asked for.
@@ -75,6 +75,24 @@ class CohortResult:
 
     total: Named
     personal: Named
+    unclipped: int = 0
+    each: Named = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartResult:
+    """What a part of a cohort answers with, see :class:`CohortResult`.
+
+    Attributes:
+        sums: sum of the (clipped) updates, one released parameter behind the other, ``[parameters]``; float32 where
+            that holds it exactly, else float64.
+        personal: new personal parameters of its devices.
+        unclipped: devices whose update was not clipped.
+        each: what every device releases by itself.
+    """
+
+    sums: Tensor
+    personal: Named = field(default_factory=dict)
     unclipped: int = 0
     each: Named = field(default_factory=dict)
 
@@ -152,6 +170,12 @@ class _Outcome:
     unclipped: int = 0
     each: Named = field(default_factory=dict)
 
+    def sums(self, policy: Policy) -> Tensor:
+        """``total``, one released parameter behind the other, ``[parameters]``."""
+        rest = {name: policy.specs[name].shape for name in policy.released if name not in self.total}
+        total = {**self.total, **{name: torch.zeros(shape) for name, shape in rest.items()}}
+        return torch.cat([total[name].flatten() for name in policy.released])
+
     def to(self, device: torch.device) -> _Outcome:
         """The outcome with its tensors on ``device``."""
         return _Outcome(
@@ -197,25 +221,18 @@ def adapt_cohort(
         device=device,
         each=each,
     )
-    room = CHUNK_FLOATS if device.type == "cpu" else DEVICE_FLOATS
-    written = (
-        each or mechanism is not None or config.server.uplink != "float32"
-    )  # every device's own tables are written down
-    divided = list(chunks(policy, work.devices, work.sizes, config, private=written, room=room))
-    parts = blocks(divided)
-    total: Named = {name: torch.zeros(policy.specs[name].shape, dtype=torch.float64) for name in policy.released}
+    answers = in_order(task.adapt, task.parts) if workers is None else workers.adapt(task)
+    sums = torch.zeros(sum(_sizes(policy, policy.released)), dtype=torch.float64)
     personal = {name: value.clone() for name, value in work.personal.items()}
     alone: Named = {name: torch.zeros(len(work.devices), *policy.specs[name].shape) for name in policy.released if each}
     unclipped = 0
-    answers = in_order(task.adapt, parts) if workers is None else workers.adapt(task, parts)
-    for part, outcome in zip(parts, answers, strict=True):
-        for name, value in outcome.total.items():
-            total[name] += value
-        places = torch.from_numpy(np.concatenate(part))
-        for kept, found in ((personal, outcome.personal), (alone, outcome.each)):
-            for name, value in found.items():
-                kept[name][places] = value
-        unclipped += outcome.unclipped
+    for part, found in zip(task.parts, answers, strict=True):
+        sums += found.sums
+        unclipped += found.unclipped
+        for kept, rows in ((personal, found.personal), (alone, found.each)):
+            for name, value in rows.items():
+                kept[name][np.concatenate(part)] = value
+    total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
     return CohortResult(total=total, personal=personal, unclipped=unclipped, each=alone)
 
 
@@ -245,16 +262,26 @@ class Task:
         with self.device:
             return self.shared.to(self.device)
 
-    def adapt(self, part: Sequence[Ints]) -> CohortResult:
+    @cached_property
+    def parts(self) -> list[Sequence[Ints]]:
+        """Its devices' places by chunks, and neighbouring chunks together; whoever has the task divides it alike."""
+        config = self.config
+        # every device's own tables are written down
+        private = self.each or self.mechanism is not None or config.server.uplink != "float32"
+        room = CHUNK_FLOATS if self.device.type == "cpu" else DEVICE_FLOATS
+        work = self.work
+        return blocks(list(chunks(self.policy, work.devices, work.sizes, config, private=private, room=room)))
+
+    def adapt(self, part: Sequence[Ints]) -> PartResult:
         """Sum and personal parameters of some chunks' devices, in their order; each chunk is its devices' places."""
         outcomes = [self._adapted(places) for places in part]
-        total = dict(outcomes[0].total)
+        sums = outcomes[0].sums(self.policy)
         for outcome in outcomes[1:]:
-            total = {name: value.double() + outcome.total[name] for name, value in total.items()}
+            sums = sums.double() + outcome.sums(self.policy)
         personal = _joined([outcome.personal for outcome in outcomes])
         unclipped = sum(outcome.unclipped for outcome in outcomes)
         each = _joined([outcome.each for outcome in outcomes])
-        return CohortResult(total=total, personal=personal, unclipped=unclipped, each=each)
+        return PartResult(sums=sums, personal=personal, unclipped=unclipped, each=each)
 
     def _adapted(self, places: Ints) -> _Outcome:
         work = self.work
@@ -281,8 +308,8 @@ def _joined(parts: Sequence[Named]) -> Named:
 class Helpers(Protocol):
     """Whoever adapts parts of a round elsewhere: ``simulation.workers``."""
 
-    def adapt(self, task: Task, parts: Sequence[Sequence[Ints]]) -> Iterator[CohortResult]:
-        """``task.adapt`` of every part, in order."""
+    def adapt(self, task: Task) -> Iterator[PartResult]:
+        """``task.adapt`` of every part of it, in order."""
         ...
 
 

@@ -2,8 +2,9 @@
 
 A worker is this package started anew on two pipes, so that a caller's script is never imported a second time and no
 thread of the caller's is forked. It gets the world once and a round's task once, through a private temporary file that
-all of them map unless it is small; then numbers of parts of the round, the next one while it is at one, so that it
-never waits for the caller. It ends when they close, whatever became of the caller.
+all of them map unless it is small, and gets ready for it while the caller divides it; then the parts, and the number of
+one after the other, the next one while it is at one, so that it never waits for the caller. It ends when they close,
+whatever became of the caller.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import fcntl
 import io
 import itertools
+import math
 import mmap
 import os
 import pickle
@@ -22,6 +24,7 @@ import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,11 +32,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config import Config
 from ..errors import RunError
-from ..meta.policy import Policy
-from .cohort import CohortResult, Task, named_views
+from .cohort import PartResult, Task
 from .memory import keep_freed_memory, with_huge_pages
 from .placement import compute_device
 from .schedule import Ints
@@ -45,6 +48,8 @@ _AHEAD = 2
 """Parts that a worker is given at once: one to do and one to go on with."""
 _INLINE = 200_000
 """Bytes of a task that travel with the first question; a file takes longer to write and map, and is written once."""
+_NOTHING = np.zeros(16, dtype=np.float32)
+"""What fills the room behind parameters, so that all begin at a multiple of 64 bytes, where an allocator puts them."""
 _ROOM = 1 << 20
 """Bytes that a pipe holds: what Linux grants without asking for more."""
 _HEAD, _PICKLED = struct.Struct("<cxxxxxxxq"), b"p"
@@ -75,7 +80,7 @@ class Workers:
         self._rounds = itertools.count()
         self._confirmed = False
         path = _written(_dumped(world, {}), self.folder / "world")  # who is only starting reads no long message yet
-        self.processes = [_Process(path, world.policy) for _ in range(count)]
+        self.processes = [_Process(path) for _ in range(count)]
         self._finalizer = weakref.finalize(self, _end, self.processes, self._folder)
 
     @property
@@ -83,42 +88,49 @@ class Workers:
         """Where the files lie that the processes map."""
         return Path(self._folder.name)
 
-    def adapt(self, task: Task, parts: Sequence[Sequence[Ints]]) -> Iterator[CohortResult]:
-        """``task.adapt`` of every part, in order.
+    def adapt(self, task: Task) -> Iterator[PartResult]:
+        """``task.adapt`` of every part of it, in order; processes get ready for it while the caller divides it.
 
         Raises:
             RunError: a worker process ended or failed.
         """
         self._confirm()
-        path = self.folder / f"task-{next(self._rounds)}"
-        parcel = _ship((task, parts), path, _names_of(self._world))
+        number = next(self._rounds)
+        self._give(_FlatTask.of(task), f"task-{number}")
+        self._give(task.parts, f"parts-{number}")
+        return self._answers(len(task.parts))
+
+    def _give(self, thing: object, name: str) -> None:
+        message = _packed(_ship(thing, self.folder / name, _names_of(self._world)))
+        for process in self.processes:
+            process.give(message)
+
+    def _answers(self, count: int) -> Iterator[PartResult]:
+        """Answers to the parts of a task, in their order; few more are asked for than are taken."""
+        found: dict[int, PartResult] = {}
         try:
-            yield from self._answers(parcel, len(parts))
+            asked = self._ask(0, min(count, self._most), count)
+            for taken in range(count):
+                while taken not in found:
+                    for process in self._ready():
+                        part, answer = process.take()
+                        asked = self._ask(asked, min(count, taken + self._most), count)  # before it is unpacked
+                        found[part] = process.unpacked(answer)
+                asked = self._ask(asked, min(count, taken + 1 + self._most), count)
+                yield found.pop(taken)
         finally:
             for process in self.processes:
                 process.finish()
-            path.unlink(missing_ok=True)
+            for path in self.folder.iterdir():
+                path.unlink(missing_ok=True)
 
-    def _answers(self, parcel: Parcel, count: int) -> Iterator[CohortResult]:
-        """Answers to the parts of a task, in their order; few more are asked for than are taken."""
-        found: dict[int, CohortResult] = {}
-        asked = self._ask(parcel, 0, min(count, self._most), count)
-        for taken in range(count):
-            while taken not in found:
-                for process in self._ready():
-                    part, answer = process.take()
-                    asked = self._ask(parcel, asked, min(count, taken + self._most), count)  # before it is unpacked
-                    found[part] = process.unpacked(answer)
-            asked = self._ask(parcel, asked, min(count, taken + 1 + self._most), count)
-            yield found.pop(taken)
-
-    def _ask(self, parcel: Parcel, first: int, until: int, count: int) -> int:
+    def _ask(self, first: int, until: int, count: int) -> int:
         """Ask for parts from the ``first`` on, whoever owes the fewest first; the first that is not asked for yet."""
         for ahead in range(_AHEAD):
             for process in self.processes:
                 last = len(self.processes) < first >= count - len(self.processes)  # the end: whoever is ready first
                 if process.owes <= (0 if last else ahead) and first < until:
-                    process.ask(parcel, first)
+                    process.ask(first)
                     first += 1
         return first
 
@@ -153,7 +165,7 @@ def _end(processes: Sequence[_Process], folder: tempfile.TemporaryDirectory[str]
 class _Process:
     """One worker, seen from the caller."""
 
-    def __init__(self, world: Path, policy: Policy) -> None:
+    def __init__(self, world: Path) -> None:
         here = {**with_huge_pages(os.environ), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         questions, self._questions = Pipe(duplex=False)
         self.answers, answers = Pipe(duplex=False)
@@ -168,9 +180,7 @@ class _Process:
                 process_group=0 if os.name == "posix" else None,
             )
         self._asked: deque[int] = deque()
-        self._has: Parcel | None = None
-        self._policy = policy
-        self._send(world)
+        self.give(_packed(world))
 
     @property
     def id(self) -> int:
@@ -182,11 +192,15 @@ class _Process:
         """How many answers it owes."""
         return len(self._asked)
 
-    def ask(self, task: Parcel, part: int) -> None:
-        """Have it adapt a part of a task, which it gets with the first."""
+    def give(self, message: bytes | memoryview) -> None:
+        """Send it a packed parcel: the world first, then a task at a time."""
+        with contextlib.suppress(ConnectionError):  # it has ended: asking for its answer says so
+            self._questions.send_bytes(message)
+
+    def ask(self, part: int) -> None:
+        """Have it adapt a part of the task that it has."""
         self._asked.append(part)
-        self._send((None if task is self._has else task, part))
-        self._has = task
+        self.give(_packed(part))
 
     def take(self) -> tuple[int, bytes]:
         """The part that was asked for first of those it owes, and what it says of it.
@@ -196,11 +210,11 @@ class _Process:
         """
         return self._asked.popleft(), self._received()
 
-    def unpacked(self, answer: bytes) -> CohortResult:
+    def unpacked(self, answer: bytes) -> PartResult:
         """What came of a part; raises what went wrong there."""
-        result = _opened(answer, self._policy)
-        if not isinstance(result, CohortResult):
-            raise TypeError(f"expected a CohortResult, got {type(result).__name__}")
+        result = _opened(answer)
+        if not isinstance(result, PartResult):
+            raise TypeError(f"expected a PartResult, got {type(result).__name__}")
         return result
 
     def finish(self) -> None:
@@ -215,7 +229,7 @@ class _Process:
         Raises:
             RunError: it has ended.
         """
-        _opened(self._received(), self._policy)
+        _opened(self._received())
 
     def _received(self) -> bytes:
         try:
@@ -226,10 +240,6 @@ class _Process:
                 f"expected an answer of a worker process, got its end with code {code}; resume the run, with fewer "
                 "engine.workers if memory was short"
             ) from None
-
-    def _send(self, message: object) -> None:
-        with contextlib.suppress(ConnectionError):  # it has ended: asking for its answer says so
-            self._questions.send_bytes(_packed(message))
 
     def close(self) -> None:
         """Close the pipes, which ends it, and wait."""
@@ -260,12 +270,49 @@ def serve() -> None:
     with questions, answers, contextlib.suppress(EOFError, ConnectionError):
         world = _unship(pickle.loads(questions.recv_bytes()), {})
         known = {name: thing for thing, name in _things(world)}
-        answers.send_bytes(_told("ready", world.policy))
+        answers.send_bytes(_told("ready"))
         while True:
-            parcel, number = pickle.loads(questions.recv_bytes())
-            if parcel is not None:
-                task, parts = _unship(parcel, known)
-            answers.send_bytes(_told(_answer(task, parts[number]), world.policy))
+            message = pickle.loads(questions.recv_bytes())
+            if isinstance(message, int):
+                answers.send_bytes(_told(_answer(task, parts[message])))
+                continue
+            try:
+                given = _unship(message, known)
+            except FileNotFoundError:  # the round is over: other processes have answered every part of it
+                continue
+            if isinstance(given, _FlatTask):
+                task = given.opened()
+            else:
+                parts = given
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _FlatTask:
+    """A task, its shared parameters apart and one behind the other: a dozen arrays take longer to pack than one."""
+
+    task: Task
+    shapes: dict[str, tuple[int, ...]]
+    values: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, task: Task) -> _FlatTask:
+        """Lay them out."""
+        flat = {name: value.detach().numpy().reshape(-1) for name, value in task.phi.items()}
+        parts = [part for values in flat.values() for part in (values, _NOTHING[: -len(values) % len(_NOTHING)])]
+        shapes = {name: tuple(value.shape) for name, value in task.phi.items()}
+        return cls(task=replace(task, phi={}), shapes=shapes, values=np.concatenate(parts))
+
+    def opened(self) -> Task:
+        """The task, and computed ahead what all of its parts need."""
+        lengths = [math.prod(shape) for shape in self.shapes.values()]
+        rooms = [part for length in lengths for part in (length, -length % len(_NOTHING))]
+        parts = torch.from_numpy(self.values).clone().split_with_sizes(rooms)[::2]
+        phi = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        task = replace(self.task, phi=phi)
+        if task.config.engine.kind == "cohort":
+            with contextlib.suppress(Exception):  # it goes wrong once more where it is needed, and is told there
+                task.placed.prepare()
+        return task
 
 
 def _answer(task: Task | None, part: Sequence[Ints]) -> object:
@@ -326,22 +373,20 @@ def _packed(message: object) -> memoryview:
     return text.getbuffer()
 
 
-def _told(answer: object, policy: Policy) -> bytes:
+def _told(answer: object) -> bytes:
     """An answer for its way: sums and nothing else, as most of them are, as plain numbers; a pickle takes longer."""
-    released = set(policy.released)
-    if isinstance(answer, CohortResult) and answer.total.keys() == released and not (answer.personal or answer.each):
-        sums = torch.cat([answer.total[name].flatten() for name in policy.released]).numpy()
+    if isinstance(answer, PartResult) and not (answer.personal or answer.each):
+        sums = answer.sums.numpy()
         return b"".join((_HEAD.pack(sums.dtype.char.encode(), answer.unclipped), sums.data))
     return b"".join((_HEAD.pack(_PICKLED, 0), _packed(answer)))
 
 
-def _opened(message: bytes, policy: Policy) -> object:
+def _opened(message: bytes) -> object:
     """What :func:`_told` was given; raises it where it is what went wrong there."""
     kind, unclipped = _HEAD.unpack_from(message)
     if kind != _PICKLED:
-        sums = torch.from_numpy(np.frombuffer(message, dtype=kind.decode(), offset=_HEAD.size).astype(np.float64))
-        total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
-        return CohortResult(total=total, personal={}, unclipped=unclipped)
+        sums = np.frombuffer(bytearray(message), dtype=kind.decode(), offset=_HEAD.size)
+        return PartResult(sums=torch.from_numpy(sums), unclipped=unclipped)
     said = pickle.loads(memoryview(message)[_HEAD.size :])
     if isinstance(said, Exception):
         raise said

@@ -14,7 +14,7 @@ from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
-from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
+from fedrec.simulation.cohort import PartResult, Work, adapt_cohort
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
@@ -64,18 +64,15 @@ def test_processes_change_no_bit(world, workers, count, inline, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sums_travel_as_plain_numbers_to_the_bit(dtype):
-    policy = small.world().policy
-    generator = torch.Generator().manual_seed(0)
-    shapes = {name: policy.specs[name].shape for name in reversed(policy.released)}
-    total = {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
-    message = workers_module._told(CohortResult(total=total, personal={}, unclipped=7), policy)
-    assert len(message) == 16 + sum(value.nbytes for value in total.values())
-    found = workers_module._opened(message, policy)
+    sums = torch.randn(31, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    message = workers_module._told(PartResult(sums=sums, unclipped=7))
+    assert len(message) == 16 + sums.nbytes
+    found = workers_module._opened(message)
     assert found.unclipped == 7
-    assert small.same(found.total, {name: value.double() for name, value in total.items()})
-    each = {name: value[None] for name, value in total.items()}
-    result = CohortResult(total=total, personal={}, unclipped=7, each=each)
-    assert small.same(workers_module._opened(workers_module._told(result, policy), policy).each, each)
+    assert found.sums.dtype == dtype
+    assert torch.equal(found.sums, sums)
+    each = {"ids": sums[None]}
+    assert small.same(workers_module._opened(workers_module._told(PartResult(sums=sums, each=each))).each, each)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
