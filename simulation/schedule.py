@@ -67,7 +67,7 @@ def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, privat
     if config.engine.chunk:
         yield from np.split(order, np.arange(config.engine.chunk, len(order), config.engine.chunk))
         return
-    floats = device_floats(policy, sizes[order], config, private=private)
+    floats = device_floats(policy, sizes[order], config, private=private).tolist()
     count = len(_starts(floats, room))
     count += count % 2
     most = bisect.bisect_left(range(room), True, key=lambda most: len(_starts(floats, most)) <= count)
@@ -75,12 +75,12 @@ def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, privat
     yield from (places for places in np.split(order, starts[1:]) if len(places))
 
 
-def _starts(floats: Ints, most: int) -> list[int]:
+def _starts(floats: Sequence[int], most: int) -> list[int]:
     """Where chunks begin that are padded to their first device and hold ``most`` floats, one device at least."""
     starts, following = [], 0
     while following < len(floats):
         starts.append(following)
-        following += max(1, most // int(floats[following]))
+        following += max(1, most // floats[following])
     return starts
 
 

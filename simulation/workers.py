@@ -96,16 +96,19 @@ class Workers:
         """
         self._confirm()
         number = next(self._rounds)
-        self._give(_FlatTask.of(task), f"task-{number}")
-        self._give(task.parts, f"parts-{number}")
-        return self._answers(len(task.parts))
+        written = [self._give(_FlatTask.of(task), f"task-{number}")]
+        written.append(self._give(task.parts, f"parts-{number}"))
+        return self._answers(len(task.parts), written)
 
-    def _give(self, thing: object, name: str) -> None:
-        message = _packed(_ship(thing, self.folder / name, _names_of(self._world)))
+    def _give(self, thing: object, name: str) -> Path:
+        """Give all of them something; where it is written, if it is."""
+        path = self.folder / name
+        message = _packed(_ship(thing, path, _names_of(self._world)))
         for process in self.processes:
             process.give(message)
+        return path
 
-    def _answers(self, count: int) -> Iterator[PartResult]:
+    def _answers(self, count: int, written: Sequence[Path]) -> Iterator[PartResult]:
         """Answers to the parts of a task, in their order; few more are asked for than are taken."""
         found: dict[int, PartResult] = {}
         try:
@@ -121,7 +124,7 @@ class Workers:
         finally:
             for process in self.processes:
                 process.finish()
-            for path in self.folder.iterdir():
+            for path in written:
                 path.unlink(missing_ok=True)
 
     def _ask(self, first: int, until: int, count: int) -> int:
@@ -200,7 +203,7 @@ class _Process:
     def ask(self, part: int) -> None:
         """Have it adapt a part of the task that it has."""
         self._asked.append(part)
-        self.give(_packed(part))
+        self.give(pickle.dumps(part))
 
     def take(self) -> tuple[int, bytes]:
         """The part that was asked for first of those it owes, and what it says of it.
@@ -304,10 +307,11 @@ class _FlatTask:
 
     def opened(self) -> Task:
         """The task, and computed ahead what all of its parts need."""
-        lengths = [math.prod(shape) for shape in self.shapes.values()]
-        rooms = [part for length in lengths for part in (length, -length % len(_NOTHING))]
-        parts = torch.from_numpy(self.values).clone().split_with_sizes(rooms)[::2]
-        phi = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        values, phi, first = torch.from_numpy(self.values).clone().numpy(), {}, 0  # torch's memory begins at a line
+        for name, shape in self.shapes.items():
+            count = math.prod(shape)
+            phi[name] = torch.from_numpy(values[first : first + count].reshape(shape))
+            first += count + -count % len(_NOTHING)
         task = replace(self.task, phi=phi)
         if task.config.engine.kind == "cohort":
             with contextlib.suppress(Exception):  # it goes wrong once more where it is needed, and is told there

@@ -14,7 +14,7 @@ from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
-from fedrec.simulation.cohort import PartResult, Work, adapt_cohort
+from fedrec.simulation.cohort import PartResult, Task, Work, adapt_cohort
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
@@ -73,6 +73,39 @@ def test_sums_travel_as_plain_numbers_to_the_bit(dtype):
     assert torch.equal(found.sums, sums)
     each = {"ids": sums[None]}
     assert small.same(workers_module._opened(workers_module._told(PartResult(sums=sums, each=each))).each, each)
+
+
+def test_a_task_lies_flat_on_its_way_and_begins_every_parameter_at_a_line(world):
+    phi = {**world.initialization(), "alone": torch.tensor(3.0), "nothing": torch.zeros(0, 4)}
+    work = Work(devices=world.roster, sizes=np.zeros(1, dtype=np.int64), examples=lambda places: None, personal={})
+    task = Task(
+        policy=world.policy,
+        phi=phi,
+        work=work,
+        config=world.config,
+        mechanism=None,
+        round_number=3,
+        device=torch.device("cpu"),
+    )
+    flat = workers_module._FlatTask.of(task)
+    assert flat.task.phi == {}
+    opened = flat.opened().phi
+    assert list(opened) == list(phi)
+    assert small.same(opened, phi)
+    assert all(value.data_ptr() % 64 == 0 for value in opened.values())
+
+
+def test_a_worker_that_looks_after_the_round_is_over_is_not_missed(world, workers, monkeypatch):
+    monkeypatch.setattr(workers_module, "_INLINE", 0)
+    late = workers.processes[1].id
+    os.kill(late, signal.SIGSTOP)
+    try:
+        adapted(world, workers, count=1)  # one part, which the other one gets; the files are gone then
+    finally:
+        os.kill(late, signal.SIGCONT)
+    assert small.same(adapted(world, workers).total, adapted(world).total)
+    assert workers.processes[1].id == late
+    assert alive(late)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
