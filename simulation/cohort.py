@@ -174,7 +174,7 @@ class _Outcome:
         """``total``, one released parameter behind the other, ``[parameters]``."""
         rest = {name: policy.specs[name].shape for name in policy.released if name not in self.total}
         total = {**self.total, **{name: torch.zeros(shape) for name, shape in rest.items()}}
-        return torch.cat([total[name].flatten() for name in policy.released])
+        return torch.cat([torch.zeros(0), *(total[name].flatten() for name in policy.released)])
 
     def to(self, device: torch.device) -> _Outcome:
         """The outcome with its tensors on ``device``."""
@@ -213,7 +213,7 @@ def adapt_cohort(
     device = compute_device(config.engine) if config.engine.kind == "cohort" else torch.device("cpu")
     task = Task(
         policy=policy,
-        phi=phi,
+        phi={name: value.contiguous() for name, value in phi.items()},  # as they arrive elsewhere
         work=work,
         config=config,
         mechanism=mechanism,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
-import itertools
 import math
 import mmap
 import os
@@ -77,7 +76,8 @@ class Workers:
         """Start ``count`` of them; close them with :meth:`close`."""
         self._folder = tempfile.TemporaryDirectory(prefix="fedrec-workers-")
         self._world = world
-        self._rounds = itertools.count()
+        self._round = 0
+        self._written: list[Path] = []
         self._confirmed = False
         path = _written(_dumped(world, {}), self.folder / "world")  # who is only starting reads no long message yet
         self.processes = [_Process(path) for _ in range(count)]
@@ -95,20 +95,26 @@ class Workers:
             RunError: a worker process ended or failed.
         """
         self._confirm()
-        number = next(self._rounds)
-        written = [self._give(_FlatTask.of(task), f"task-{number}")]
-        written.append(self._give(task.parts, f"parts-{number}"))
-        return self._answers(len(task.parts), written)
+        self._finish()  # a round that was left
+        self._round += 1
+        self._give(_FlatTask.of(task), f"task-{self._round}")
+        self._give(task.parts, f"parts-{self._round}")
+        return self._answers(len(task.parts), self._round)
 
-    def _give(self, thing: object, name: str) -> Path:
-        """Give all of them something; where it is written, if it is."""
-        path = self.folder / name
-        message = _packed(_ship(thing, path, _names_of(self._world)))
+    def _give(self, thing: object, name: str) -> None:
+        self._written.append(self.folder / name)
+        message = _packed(_ship(thing, self._written[-1], _names_of(self._world)))
         for process in self.processes:
             process.give(message)
-        return path
 
-    def _answers(self, count: int, written: Sequence[Path]) -> Iterator[PartResult]:
+    def _finish(self) -> None:
+        """Take what is owed still, and remove what was written."""
+        for process in self.processes:
+            process.finish()
+        while self._written:
+            self._written.pop().unlink(missing_ok=True)
+
+    def _answers(self, count: int, number: int) -> Iterator[PartResult]:
         """Answers to the parts of a task, in their order; few more are asked for than are taken."""
         found: dict[int, PartResult] = {}
         try:
@@ -122,10 +128,8 @@ class Workers:
                 asked = self._ask(asked, min(count, taken + 1 + self._most), count)
                 yield found.pop(taken)
         finally:
-            for process in self.processes:
-                process.finish()
-            for path in written:
-                path.unlink(missing_ok=True)
+            if number == self._round:  # what is owed is owed to the last round
+                self._finish()
 
     def _ask(self, first: int, until: int, count: int) -> int:
         """Ask for parts from the ``first`` on, whoever owes the fewest first; the first that is not asked for yet."""
@@ -277,11 +281,12 @@ def serve() -> None:
         while True:
             message = pickle.loads(questions.recv_bytes())
             if isinstance(message, int):
-                answers.send_bytes(_told(_answer(task, parts[message])))
+                answers.send_bytes(_told(_answer(task, parts, message)))
                 continue
             try:
                 given = _unship(message, known)
             except FileNotFoundError:  # the round is over: other processes have answered every part of it
+                task, parts = None, ()
                 continue
             if isinstance(given, _FlatTask):
                 task = given.opened()
@@ -319,9 +324,11 @@ class _FlatTask:
         return task
 
 
-def _answer(task: Task | None, part: Sequence[Ints]) -> object:
+def _answer(task: Task | None, parts: Sequence[Sequence[Ints]], number: int) -> object:
+    if task is None or not parts:
+        return RunError("expected a worker process to find its task in the temporary folder, it was gone; run it again")
     try:
-        return None if task is None else task.adapt(part)
+        return task.adapt(parts[number])
     except Exception as error:
         return error if _travels(error) else RunError(f"a worker process failed: {error!r}")
 

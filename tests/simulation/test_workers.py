@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,41 @@ def workers(world):
     started.close()
 
 
-def adapted(world, workers=None, count=None, broken=False):
-    devices = world.roster[:count]
+def phi_of(world):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: value + torch.randn(value.shape, generator=generator) for name, value in world.initialization().items()
+    }
+
+
+def task_of(world):
+    """A task whose devices differ from those of `adapted`."""
+    work, mechanism = work_of(world, world.roster[::-1].copy(), 5.0), LocalMechanism.of(world.policy, world.config, 0.7)
+    return Task(
+        policy=world.policy,
+        phi=world.initialization(),
+        work=work,
+        config=world.config,
+        mechanism=mechanism,
+        round_number=4,
+        device=torch.device("cpu"),
+    )
+
+
+def work_of(world, devices, scale):
     logs = Logs(
         world=world, devices=devices, stops=world.split.train_end[devices], unit="both", stream=(world.config.seed, 3)
     )
-    personal = {"personal": torch.arange(len(devices) * 3.0).view(-1, 3) / 10}
-    work = Work(devices=devices, sizes=logs.sizes, examples=logs, personal={} if broken else personal)
+    personal = {"personal": torch.arange(len(devices) * 3.0).view(-1, 3) / scale}
+    return Work(devices=devices, sizes=logs.sizes, examples=logs, personal=personal)
+
+
+def adapted(world, workers=None, count=None, broken=False, phi=None):
+    devices = world.roster[:count]
+    work = work_of(world, devices, 10)
+    work = replace(work, personal={}) if broken else work
     mechanism = LocalMechanism.of(world.policy, world.config, 0.7)
-    phi = world.initialization()
+    phi = phi or world.initialization()
     return adapt_cohort(world.policy, phi, work, world.config, mechanism, round_number=3, workers=workers)
 
 
@@ -77,16 +104,7 @@ def test_sums_travel_as_plain_numbers_to_the_bit(dtype):
 
 def test_a_task_lies_flat_on_its_way_and_begins_every_parameter_at_a_line(world):
     phi = {**world.initialization(), "alone": torch.tensor(3.0), "nothing": torch.zeros(0, 4)}
-    work = Work(devices=world.roster, sizes=np.zeros(1, dtype=np.int64), examples=lambda places: None, personal={})
-    task = Task(
-        policy=world.policy,
-        phi=phi,
-        work=work,
-        config=world.config,
-        mechanism=None,
-        round_number=3,
-        device=torch.device("cpu"),
-    )
+    task = replace(task_of(world), phi=phi)
     flat = workers_module._FlatTask.of(task)
     assert flat.task.phi == {}
     opened = flat.opened().phi
@@ -106,6 +124,38 @@ def test_a_worker_that_looks_after_the_round_is_over_is_not_missed(world, worker
     assert small.same(adapted(world, workers).total, adapted(world).total)
     assert workers.processes[1].id == late
     assert alive(late)
+
+
+def test_a_task_whose_file_somebody_else_removed_is_told(world, workers, monkeypatch):
+    monkeypatch.setattr(workers_module, "_INLINE", 0)
+    adapted(world, workers)  # they have a former task
+    for process in workers.processes:
+        os.kill(process.id, signal.SIGSTOP)
+    try:
+        answers = workers.adapt(task_of(world))
+        for path in workers.folder.iterdir():
+            path.unlink()
+    finally:
+        for process in workers.processes:
+            os.kill(process.id, signal.SIGCONT)
+    with pytest.raises(RunError, match=r"^expected a worker process to find its task .* run it again$"):
+        list(answers)
+    assert small.same(adapted(world, workers).total, adapted(world).total)
+
+
+@pytest.mark.parametrize("inline", [0, 10**7], ids=["in-a-file", "on-the-pipe"])
+def test_a_round_that_was_left_does_not_answer_for_the_next(world, workers, inline, monkeypatch):
+    monkeypatch.setattr(workers_module, "_INLINE", inline)
+    begun, left = workers.adapt(task_of(world)), workers.adapt(task_of(world))
+    next(left)
+    assert small.same(adapted(world, workers).total, adapted(world).total)
+    assert list(workers.folder.iterdir()) == []
+    del begun, left
+
+
+def test_parameters_may_lie_in_any_order(world, workers):
+    turned = {name: value.mT.contiguous().mT if value.dim() > 1 else value for name, value in phi_of(world).items()}
+    assert small.same(adapted(world, workers, phi=turned).total, adapted(world, phi=turned).total)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
