@@ -229,9 +229,10 @@ def adapt_cohort(
     for part, found in zip(task.parts, answers, strict=True):
         sums += found.sums
         unclipped += found.unclipped
+        places = torch.from_numpy(np.concatenate(part))
         for kept, rows in ((personal, found.personal), (alone, found.each)):
             for name, value in rows.items():
-                kept[name][np.concatenate(part)] = value
+                kept[name][places] = value
     total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
     return CohortResult(total=total, personal=personal, unclipped=unclipped, each=alone)
 

@@ -318,9 +318,9 @@ class _FlatTask:
             phi[name] = torch.from_numpy(values[first : first + count].reshape(shape))
             first += count + -count % len(_NOTHING)
         task = replace(self.task, phi=phi)
-        if task.config.engine.kind == "cohort":
+        if task.config.engine.kind == "cohort" and task.device.type == "cpu":  # elsewhere chunks compute it, there
             with contextlib.suppress(Exception):  # it goes wrong once more where it is needed, and is told there
-                task.placed.prepare()
+                task.shared.prepare()
         return task
 
 

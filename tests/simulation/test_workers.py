@@ -15,7 +15,7 @@ from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
-from fedrec.simulation.cohort import PartResult, Task, Work, adapt_cohort
+from fedrec.simulation.cohort import PartResult, Task, Work, _Outcome, adapt_cohort, named_views
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
@@ -100,6 +100,17 @@ def test_sums_travel_as_plain_numbers_to_the_bit(dtype):
     assert torch.equal(found.sums, sums)
     each = {"ids": sums[None]}
     assert small.same(workers_module._opened(workers_module._told(PartResult(sums=sums, each=each))).each, each)
+
+
+def test_sums_stand_in_the_order_of_what_is_released(world):
+    policy, generator = world.policy, torch.Generator().manual_seed(0)
+    missing, *names = policy.released
+    total = {name: torch.randn(policy.specs[name].shape, generator=generator) for name in reversed(names)}
+    sums = _Outcome(total=total, personal={}, finite=torch.ones(1, dtype=torch.bool)).sums(policy)
+    found = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
+    assert small.same(
+        found, {missing: torch.zeros(policy.specs[missing].shape), **{name: total[name] for name in names}}
+    )
 
 
 def test_a_task_lies_flat_on_its_way_and_begins_every_parameter_at_a_line(world):
