@@ -164,9 +164,16 @@ def test_a_round_that_was_left_does_not_answer_for_the_next(world, workers, inli
     del begun, left
 
 
-def test_parameters_may_lie_in_any_order(world, workers):
-    turned = {name: value.mT.contiguous().mT if value.dim() > 1 else value for name, value in phi_of(world).items()}
-    assert small.same(adapted(world, workers, phi=turned).total, adapted(world, phi=turned).total)
+@pytest.mark.parametrize("state", ["gru", "transformer"])
+def test_parameters_may_lie_in_any_order(state, workers):
+    other = small.world(privacy__unit="none", policy__state=state, engine__chunk=2)
+    turned = {name: value.mT.contiguous().mT if value.dim() > 1 else value for name, value in phi_of(other).items()}
+    work = replace(work_of(other, other.roster, 10), personal={})
+    here, there = (
+        adapt_cohort(other.policy, turned, work, other.config, None, round_number=3, workers=helpers)
+        for helpers in (None, workers)
+    )
+    assert small.same(here.total, there.total)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc, and glibc's allocator")
