@@ -25,7 +25,7 @@ from fedrec.simulation.cohort import Work, adapt_cohort
 from fedrec.simulation.data.dataset import Dataset
 from fedrec.simulation.data.registry import load
 from fedrec.simulation.evaluation import evaluate_scores
-from fedrec.simulation.schedule import CHUNK_FLOATS, device_floats, in_order
+from fedrec.simulation.schedule import chunk_floats, device_floats, in_order
 from fedrec.simulation.serving import Served
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs, World
@@ -90,7 +90,7 @@ def evaluation(config: Config) -> tuple[Callable[[], object], int]:
 def table_floor(config: Config, count: int) -> Callable[[], object]:
     """Noise for every step and device, and the products with each device's own table: logits, pullback, update."""
     items, dim, steps = 1682, config.policy.dim, config.local.steps
-    size = max(1, CHUNK_FLOATS // (2 * items * dim))
+    size = max(1, chunk_floats() // (2 * items * dim))
 
     def chunk(number: int) -> None:
         rows = min(size, count - number * size)
@@ -110,7 +110,7 @@ def table_floor(config: Config, count: int) -> Callable[[], object]:
 def default_floor(config: Config, count: int) -> Callable[[], object]:
     """The products with the shared item encoder: scores, K - 1 taste steps, pullback, Gram matrix, sum of tables."""
     items, dim, windows, width = 1682, config.policy.dim, config.local.windows, 35
-    size = max(1, CHUNK_FLOATS // (windows * items))
+    size = max(1, chunk_floats() // (windows * items))
     table, features = torch.randn(items, dim), torch.rand(items, width)
 
     def chunk(number: int) -> torch.Tensor:

@@ -33,6 +33,19 @@ class Pulled:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class EachExample:
+    """What the norms of every example's own gradient took, which the gradients take again.
+
+    Attributes:
+        met: slopes times what gradients need, ``[devices, examples, k]``.
+        pulled: what the state encoder passes back for each example, where it was asked.
+    """
+
+    met: Named
+    pulled: Pulled | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Gradients:
     """Gradients of every device's loss.
 
@@ -51,7 +64,7 @@ def backward(
     done: Pass,
     weights: Tensor,
     names: Collection[str],
-    pulled: Pulled | None = None,
+    known: EachExample | None = None,
 ) -> Gradients:
     """Gradients of ``sum_j weights_j loss_j`` for every device.
 
@@ -61,10 +74,14 @@ def backward(
         done: the forward pass.
         weights: of the examples, ``[devices, examples]``.
         names: parameters asked for.
-        pulled: what the state encoder passes back for each example, where the caller has it.
+        known: what :func:`example_squares` found there, where the caller has it.
     """
     policy, slopes = stack.policy, done.slopes.weighted(weights)
-    met = _met(stack, parameters, done, slopes, names)
+    if known is None:
+        met, pulled = _met(slopes, _matrices(stack, parameters, done, names)), None
+    else:
+        needed = _matrices(stack, parameters, done, names)
+        met, pulled = {name: known.met[name] * weights[..., None] for name in needed}, known.pulled
     plain: Named = {}
     if "taste" in names:
         plain["taste"] = slopes.summed() @ policy.features if stack.alike else met["features"].sum(1)
@@ -99,13 +116,12 @@ def _embeds(policy: Policy, names: Collection[str]) -> bool:
     return bool(set(policy.embedding_names) & set(names))
 
 
-def _met(
-    stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes, names: Collection[str], each: bool = False
+def _matrices(
+    stack: Stack, parameters: Parameters, done: Pass, names: Collection[str], each: bool = False
 ) -> Named:
-    """Slopes times what the gradients asked for need: ``features``, ``table`` and ``bias``, ``[devices, examples, k]``.
+    """What slopes meet for the gradients asked for: ``features``, ``table`` and ``bias``, ``[items, k]`` or own.
 
-    Where examples are alike and not asked for one by one, features meet their sum instead. What is shared is met in one
-    product.
+    Where examples are alike and not asked for one by one, features meet their sum instead.
     """
     embeds = _embeds(stack.policy, names)
     matrices: Named = {}
@@ -115,6 +131,11 @@ def _met(
         matrices["table"] = done.table
     if "gain" in names:
         matrices["bias"] = parameters["bias"][..., None]
+    return matrices
+
+
+def _met(slopes: Slopes, matrices: Named) -> Named:
+    """Slopes times the matrices, ``[devices, examples, k]``. What is shared is met in one product."""
     shared = {name: matrix for name, matrix in matrices.items() if matrix.dim() == 2}
     widths = [matrix.shape[1] for matrix in shared.values()]
     joint = slopes.times(torch.cat(list(shared.values()), dim=1)) if shared else torch.zeros(())
@@ -228,13 +249,13 @@ def pull_back(
 
 def example_squares(
     stack: Stack, parameters: Parameters, done: Pass, scales: Mapping[str, float], names: Collection[str]
-) -> tuple[Tensor, Pulled | None]:
-    """Squared norm of every example's own gradient over its scales, ``[devices, examples]``, and what the encoder gave.
+) -> tuple[Tensor, EachExample]:
+    """Squared norm of every example's own gradient over its scales, ``[devices, examples]``, and what it took.
 
     Ghost norms (Goodfellow 2015; Li et al. 2022, section 4): no example's gradient of an item table is written down.
     """
     policy, slopes = stack.policy, done.slopes
-    met = _met(stack, parameters, done, slopes, names, each=True)
+    met = _met(slopes, _matrices(stack, parameters, done, names, each=True))
     squares: Named = {}
     if "taste" in names:
         squares["taste"] = met["features"].square().sum(-1)
@@ -262,7 +283,7 @@ def example_squares(
     total = torch.zeros(stack.examples.present.shape)
     for name, value in squares.items():
         total = total + value / scales.get(name, 1.0) ** 2
-    return total, pulled
+    return total, EachExample(met=met, pulled=pulled)
 
 
 def _content_squares(stack: Stack, met: Tensor, states: Tensor, pulled: Pulled | None) -> Tensor:

@@ -18,6 +18,7 @@ from .stacked import Pass, Stack, against_items, anchored, forward, leading, run
 _OFFSETS = frozenset({"taste", "latent", "personal"})
 """Parameters that add the same to the scores of all of a device's examples."""
 _TINY = 1e-20
+_LITTLE = 1e-9
 _LOST = 2.0 ** (27 - 126)
 _LOG2_E = math.log2(math.e)
 
@@ -92,26 +93,28 @@ class Offsets:
         self._offset: Tensor | None = None  # none before any step
         self._likely = scores.exp2_()
         self._mass = self._likely.sum(-1)
+        self._most = float(self._mass.amax())
         if not self._fits(self._mass):
             scores = run_forward(stack, parameters, times=_LOG2_E)[0]
             self._likely = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
             self._mass = self._likely.sum(-1)
+            self._most = float(self._mass.amax())
         self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
 
     def descend(self, steps: int) -> bool:
         """Take ``steps`` steps; false where a product of exponentials would leave float32."""
         stack = self._stack
         weights = stack.before[..., None] * stack.weights
-        taken = self._taken(weights)
+        pull, taken = weights.sum(-1), self._taken(weights)
         for _ in range(steps):
             split = self._split()
             if split is None:
                 return False
-            level, factor, mass = split
+            factor, mass = split
             if self._met is not None:
-                weights = self._weights(level, last=False) * stack.before[..., None]
-                taken = self._taken(weights)
-            slope = ((weights.sum(-1) / mass)[:, None] @ self._likely)[:, 0]
+                weights = self._weights(mass, last=False) * stack.before[..., None]
+                pull, taken = weights.sum(-1), self._taken(weights)
+            slope = ((pull / mass)[:, None] @ self._likely)[:, 0]
             slopes = self._gradients((slope if factor is None else slope.mul_(factor)).sub_(taken))
             self.own = {
                 name: _stepped(stack, self._parameters, name, here, self._start[name], slopes[name])
@@ -125,17 +128,22 @@ class Offsets:
         split = self._split()
         if split is None:
             return None
-        level, factor, mass = split
-        weights = self._stack.weights if self._met is None else self._weights(level, last=True)
+        factor, mass = split
+        weights = self._stack.weights if self._met is None else self._weights(mass, last=True)
         slopes = self._likely if factor is None else self._likely.mul_(factor[:, None])
-        slopes.mul_((weights.sum(-1) / mass)[..., None]).scatter_add_(-1, self._stack.targets, -weights)
+        share = weights.sum(-1) / mass
+        if weights.shape[-1] == 1 and self._moderate(mass):
+            slopes.scatter_add_(-1, self._stack.targets, -mass[..., None])
+        else:
+            slopes.mul_(share[..., None]).scatter_add_(-1, self._stack.targets, -weights)
+            share = torch.ones_like(share)
         states = self._states
         if states is not None:
             for name in self._vectors:
                 states = states + (self.own[name] - self._start[name])[:, None]
         return Pass(
-            scores=level,
-            slopes=DenseSlopes(slopes, torch.ones(slopes.shape[:2])),
+            scores=mass.log2()[..., None],
+            slopes=DenseSlopes(slopes, share),
             states=states,
             embedded=self._embedded,
             table=self._table,
@@ -145,18 +153,17 @@ class Offsets:
     def _vectors(self) -> list[str]:
         return [name for name in ("latent", "personal") if name in self.own]
 
-    def _split(self) -> tuple[Tensor, Tensor | None, Tensor] | None:
-        """Mass of ``pi at the start * 2^offset``; none where it leaves float32.
+    def _split(self) -> tuple[Tensor | None, Tensor] | None:
+        """``2^offset`` and the mass of ``pi at the start`` times it; none where it leaves float32.
 
         Returns:
-            Its logarithm ``[devices, examples, 1]``, what every item of it was multiplied by ``[devices, items]``, and
-            the mass itself ``[devices, examples]``.
+            What every item is multiplied by ``[devices, items]``, and the mass ``[devices, examples]``.
         """
         factor, mass = None, self._mass
         if self._offset is not None:
             factor = self._offset.exp2()
             mass = (factor[:, None] @ self._likely.mT)[:, 0]  # ten times the speed of likely @ factor
-        return (mass.log2()[..., None], factor, mass) if self._fits(mass) else None
+        return (factor, mass) if self._fits(mass) else None
 
     def _fits(self, mass: Tensor) -> bool:
         """Whether float32 lost nothing of any example's mass that could be seen.
@@ -167,16 +174,22 @@ class Offsets:
         """
         low, high = (float(bound) for bound in torch.aminmax(mass))
         top = 0.0 if self._offset is None else min(float(self._offset.amax()), 1000.0)
-        lost = max(self._stack.policy.items * 2.0**top, float(self._mass.amax())) * _LOST
+        lost = max(self._stack.policy.items * 2.0**top, self._most) * _LOST
         return low > max(_TINY, lost) and high < 1 / _TINY
 
-    def _weights(self, level: Tensor, *, last: bool) -> Tensor:
+    @staticmethod
+    def _moderate(mass: Tensor) -> bool:
+        """Whether squares of slopes times the mass are exact enough: then nothing divides them before their products."""
+        low, high = (float(bound) for bound in torch.aminmax(mass))
+        return low > _LITTLE and high < 1 / _LITTLE
+
+    def _weights(self, mass: Tensor, *, last: bool) -> Tensor:
         """Weights of the targets where they depend on the policy."""
         stack = self._stack
         moved = torch.zeros(()) if self._met is None else self._met
         if self._offset is not None:
             moved = moved + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
-        return stack.weights * target_weights((moved - level).exp2(), stack.examples, stack.settings, last=last)
+        return stack.weights * target_weights((moved - mass.log2()[..., None]).exp2(), stack.examples, stack.settings, last=last)
 
     def _taken(self, weights: Tensor) -> Tensor:
         """What the targets take off the slopes, ``[devices, items]``."""

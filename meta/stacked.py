@@ -26,6 +26,8 @@ from .recency import Entries, Recency, RecencyTable, distinct
 from .slopes import DenseSlopes, SharedSlopes, Slopes, own_rows, product
 
 Embedded = Tensor | Recency | None
+_BY_ITEM = ("ids", "content", "bias", "taste")
+"""Parameters of which there is something for every item."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,9 +57,14 @@ class Shared:
         """``E`` of all items where there are ``ids``, ``[items, dim]``."""
         return item_table(self.policy, self.phi)
 
+    @cached_property
+    def columns(self) -> Tensor | None:
+        """What scores are a product with where the item encoder has a table (:func:`score_columns`)."""
+        return None if self.table is None else score_columns(self.policy, self.phi, self.table)
+
     def prepare(self) -> None:
         """Compute now what stacks will ask for."""
-        _ = self.kernels, self.table
+        _ = self.kernels, self.columns
         if self.policy.settings.state == "history":
             _ = self.recency.weights, self.recency.slopes
 
@@ -275,10 +282,11 @@ def run_forward(
 ) -> tuple[Tensor, Tensor | None, Embedded, Tensor | None]:
     """Scores ``times`` a number, states, embedded histories and item table: the fields of a :class:`Pass`."""
     policy = stack.policy
-    moved = [name for name in ("ids", "content") if parameters.get(name) is not stack.shared.phi.get(name)]
-    table = item_table(policy, parameters) if moved else stack.shared.table
+    shared = stack.shared
+    moved = [name for name in _BY_ITEM if parameters.get(name) is not shared.phi.get(name)]
+    table = item_table(policy, parameters) if {"ids", "content"} & set(moved) else shared.table
     states, embedded = _states(stack, parameters, table) if policy.embeds else (None, None)
-    scores = _scores(stack, parameters, states, table, times)
+    scores = _scores(stack, parameters, states, table, times, None if moved else shared.columns)
     heat = _heat(policy, parameters)
     if heat is not None:
         scores *= heat[..., None]
@@ -345,21 +353,61 @@ def batch_axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
     return {name: 0 if is_own(policy, parameters, name) else None for name in parameters}
 
 
-def _scores(stack: Stack, parameters: Parameters, states: Tensor | None, table: Tensor | None, times: float) -> Tensor:
+def score_columns(policy: Policy, parameters: Parameters, table: Tensor) -> Tensor | None:
+    """The table, then the bias and what the taste adds where they are shared, too, ``[k, items]``; none for own tables.
+
+    A product with some columns more costs less than passes over all scores.
+    """
+    if table.dim() == 3:
+        return None
+    columns = [table.T]
+    if _adds_bias(policy, parameters):
+        columns.append(parameters["bias"][None])
+    if _adds_taste(policy, parameters):
+        columns.append(product(parameters["taste"][None, None], policy.features.T)[0])
+    return torch.cat(columns)
+
+
+def _adds_bias(policy: Policy, parameters: Parameters) -> bool:
+    return policy.settings.bias and not is_own(policy, parameters, "bias")
+
+
+def _adds_taste(policy: Policy, parameters: Parameters) -> bool:
+    return policy.settings.content and not is_own(policy, parameters, "taste")
+
+
+def _scores(
+    stack: Stack,
+    parameters: Parameters,
+    states: Tensor | None,
+    table: Tensor | None,
+    times: float,
+    columns: Tensor | None,
+) -> Tensor:
     """Scores before the temperature, ``[devices, examples, items]``, a tensor of its own; ``times`` is on the rows."""
-    policy, settings = stack.policy, stack.policy.settings
+    policy, settings, shape = stack.policy, stack.policy.settings, (stack.count, stack.mask.shape[1])
+    if columns is None and states is not None and table is not None:
+        columns = score_columns(policy, parameters, table)
+    adds_bias, adds_taste = settings.bias, settings.content
     if states is None:
-        total = torch.zeros(stack.count, stack.mask.shape[1], policy.items)
-    else:
+        total = torch.zeros(*shape, policy.items)
+    elif columns is None:
         total = against_items(policy, parameters, states * times, table)
+    else:
+        rows = [states]
+        if _adds_bias(policy, parameters):
+            rows, adds_bias = [*rows, bias_gain(stack, parameters).expand(shape)[..., None]], False
+        if _adds_taste(policy, parameters):
+            rows, adds_taste = [*rows, torch.ones(*shape, 1)], False
+        total = product(torch.cat(rows, dim=-1) * times, columns)
     if settings.affinity:
         weights = leading(policy, parameters, "affinity")[..., policy.kernel_of]
         mixed = (stack.kernel_means * (times * weights)[:, None]).sum(2)
         total += product(mixed, stack.shared.kernels.T)
-    if settings.bias:
+    if adds_bias:
         gain = bias_gain(stack, parameters)[..., None]
         total.addcmul_(gain, leading(policy, parameters, "bias")[:, None], value=times)
-    if settings.content:
+    if adds_taste:
         total.add_((leading(policy, parameters, "taste") @ policy.features.T)[:, None], alpha=times)
     if stack.blocked is not None:
         total += stack.blocked

@@ -46,7 +46,7 @@ class SeededNoise:
         """Fill ``out`` with what ``normal`` would give for its shape and dtype, and return it."""
         non_negative("std", std)
         drawn = torch.randn(out.shape, generator=self._generator, dtype=out.dtype, device=out.device, out=out)
-        return drawn.mul_(std)
+        return drawn if std == 1 else drawn.mul_(std)
 
 
 class SystemNoise:

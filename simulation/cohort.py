@@ -10,7 +10,6 @@ adapted again by itself on the per-device path, which is also the referee: ``eng
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,13 +35,12 @@ from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
 from ..privacy.sampling import poisson_batch
+from .moved import Moved, along, named_views, sizes
 from .placement import compute_device
-from .schedule import CHUNK_FLOATS, DEVICE_FLOATS, Ints, blocks, chunks, in_order
+from .schedule import DEVICE_FLOATS, Ints, blocks, chunk_floats, chunks, in_order
 
 _HIDDEN = 1e-6
 """Share of a squared norm that float32 products and Gram matrices may hide; it is added before clipping."""
-_TOGETHER = 4
-"""Squares summed in float32 before the rest is in float64: at most 3 roundings of 2^-24."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,7 +220,7 @@ def adapt_cohort(
         each=each,
     )
     answers = in_order(task.adapt, task.parts) if workers is None else workers.adapt(task)
-    sums = torch.zeros(sum(_sizes(policy, policy.released)), dtype=torch.float64)
+    sums = torch.zeros(sum(sizes(policy, policy.released)), dtype=torch.float64)
     personal = {name: value.clone() for name, value in work.personal.items()}
     alone: Named = {name: torch.zeros(len(work.devices), *policy.specs[name].shape) for name in policy.released if each}
     unclipped = 0
@@ -269,7 +267,7 @@ class Task:
         config = self.config
         # every device's own tables are written down
         private = self.each or self.mechanism is not None or config.server.uplink != "float32"
-        room = CHUNK_FLOATS if self.device.type == "cpu" else DEVICE_FLOATS
+        room = chunk_floats() if self.device.type == "cpu" else DEVICE_FLOATS
         work = self.work
         return blocks(list(chunks(self.policy, work.devices, work.sizes, config, private=private, room=room)))
 
@@ -431,28 +429,10 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
     gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained)
-    names = tuple(gradients.plain)
-    gone = torch.empty(stack.count, sum(_sizes(policy, names)))
-    for name, moved in named_views(gone, policy, names).items():
-        rate = step_size(policy, settings, name) * learned_rate(start, name)
-        torch.mul(gradients.plain[name], -rate, out=moved)
-        if name in fast:
-            moved.add_((fast[name] - start[name]) * (1 - rate * settings.weight_decay))
-    return _settled(chunk, names, gone, done.finite, gradients.table)
-
-
-def _squares(gone: Tensor, policy: Policy, names: Sequence[str], bound: Sensitivity) -> Tensor:
-    """Squared norm of what every device releases over the scales, float64 ``[devices]``; the table's is not in it.
-
-    Products are rounded to float32, by 3e-7 of each at most, and sums of four of them by 1.8e-7; what follows is
-    summed in float64. A float32 sum of 60,000 of them can hide 9e-7, nearly all that :data:`_HIDDEN` allows for.
-    """
-    weights = [1 / bound.scale(name) if name in policy.released else 0.0 for name in names]
-    along = torch.from_numpy(np.repeat(np.array(weights, dtype=np.float32), _sizes(policy, names))).to(gone.device)
-    squares = (gone * along).square_()
-    even = squares.shape[1] // _TOGETHER * _TOGETHER
-    groups = squares[:, :even].view(len(squares), _TOGETHER, even // _TOGETHER).sum(1)
-    return groups.sum(1, dtype=torch.float64) + squares[:, even:].sum(1, dtype=torch.float64)
+    rates = {name: step_size(policy, settings, name) * learned_rate(start, name) for name in policy.trained}
+    decay = settings.weight_decay
+    before = {name: (here - start[name]) * (1 - rates[name] * decay) for name, here in fast.items()}
+    return _settled(chunk, along(gradients.plain, rates, before, policy), done.finite, gradients.table)
 
 
 def _bounded(squares: Tensor, bound: Sensitivity) -> Tensor:
@@ -471,70 +451,80 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
         raise ValueError("expected a local mechanism, got none; adapt plainly")
     refuse_coupling(config.local)
     names = policy.trained
-    start = _laid_out({**chunk.phi, **chunk.personal}, names, len(chunk.devices))
-    flat, drawn = start.clone(), torch.empty(start.shape, device="cpu")
-    noise = drawn if start.device == drawn.device else torch.empty_like(start)
-    views, noises = (named_views(values, policy, names) for values in (flat, noise))
+    start = {**chunk.phi, **chunk.personal}
+    flat = _laid_out(start, names, len(chunk.devices))
+    views = named_views(flat, policy, names)
     stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=config.local, each=True)
-    stack = anchored(stack, {**chunk.phi, **chunk.personal})
+    stack = anchored(stack, start)
     sources = [chunk.noise(row) for row in range(stack.count)]
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}
     std = mechanism.noise_over_clip * mechanism.clip
+    noise = [rates[name] * mechanism.scales.get(name, 1.0) * std for name in names]
+    amounts = torch.from_numpy(np.repeat(np.array(noise, dtype=np.float32), sizes(policy, names))).to(flat.device)
     finite = torch.ones(stack.count, dtype=torch.bool)
     for _ in range(config.local.steps):
         here = {**chunk.phi, **views}
         done = forward(stack, here)
-        squares, pulled = example_squares(stack, here, done, mechanism.scales, names)
+        squares, known = example_squares(stack, here, done, mechanism.scales, names)
         mask = _batch_mask(stack.examples.present, mechanism, batches)
         finite &= (torch.isfinite(squares) | ~mask).all(1)
         factors = example_clip_factors(squares.sqrt(), mechanism.clip).where(mask, 0.0)
-        gradients = backward(stack, here, done, factors, names, pulled)
-        for row, source in zip(drawn, sources, strict=True):
-            source.fill(row, std)
-        if noise is not drawn:
-            noise.copy_(drawn)
+        gradients = backward(stack, here, done, factors, names, known)
         for name, view in views.items():
             if name == "ids" and gradients.table is not None:
                 gradients.table.subtract(view, rates[name])
             else:
                 view.sub_(gradients.plain[name], alpha=rates[name])
-            view.sub_(noises[name], alpha=rates[name] * mechanism.scales.get(name, 1.0))
-    return _settled(chunk, names, flat.sub_(start), finite)
+        _take_noise(flat, amounts, sources)
+    for name, view in views.items():
+        view.sub_(start[name])
+    return _settled(chunk, [Moved(names=names, values=flat)], finite)
+
+
+def _take_noise(flat: Tensor, amounts: Tensor, sources: Sequence[SeededNoise]) -> None:
+    """Take every device's own noise off its parameters ``[devices, parameters]``, standard normal times ``amounts``.
+
+    A device at a time: what is drawn is still in the cache when it is taken.
+    """
+    drawn = torch.empty(flat.shape[1], device="cpu")
+    for row, source in zip(flat, sources, strict=True):
+        row.addcmul_(source.fill(drawn, 1.0).to(row.device), amounts, value=-1)
 
 
 def _settled(
-    chunk: _Chunk, names: Sequence[str], gone: Tensor, finite: Tensor, table: TableGradient | None = None
+    chunk: _Chunk, moved: Sequence[Moved], finite: Tensor, table: TableGradient | None = None
 ) -> _Outcome:
-    """What the named parameters moved, ``[devices, parameters]``, as a chunk's outcome.
+    """What parameters moved, together with what the gradient of an item table moves, as a chunk's outcome.
 
-    Under units ``user`` and ``both`` it is clipped as a whole, together with what the gradient of an item table moves.
+    Under units ``user`` and ``both`` it is clipped as a whole.
     """
-    policy, privacy = chunk.policy, chunk.config.privacy
+    policy, privacy, count = chunk.policy, chunk.config.privacy, len(chunk.devices)
     rate = 0.0 if table is None else -step_size(policy, chunk.config.local, "ids")
-    finite = finite & torch.isfinite(gone.sum(1))
     if table is not None and table.rows is not None:
         finite = finite & torch.isfinite(table.rows.sum((1, 2)))
-    factors = torch.ones(len(gone), dtype=torch.float64)
+    factors = torch.ones(count, dtype=torch.float64)
     if privacy.unit in ("user", "both"):
         bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
-        squares = _squares(gone, policy, names, bound)
+        squares = sum((one.squares(policy, bound) for one in moved), torch.zeros(count, dtype=torch.float64))
         if table is not None:
             norm, size = table.squares()
             squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
-    sums = named_views((factors.float() @ gone)[None], policy, names)
-    total = {name: sums[name][0] for name in policy.released if name in sums}
-    moved = named_views(gone, policy, names) if chunk.each or chunk.personal else {}
-    each = {name: _scaled(moved[name], factors) for name in policy.released if chunk.each and name in moved}
+    else:
+        for one in moved:
+            finite = finite & torch.isfinite(one.values.sum(1))
+    total = {name: value for one in moved for name, value in one.summed(factors, policy).items()}
+    own = {name: value for one in moved if chunk.each or chunk.personal for name, value in one.each(policy).items()}
+    each = {name: _scaled(own[name], factors) for name in policy.released if chunk.each and name in own}
     if table is not None:
         total["ids"] = table.summed(factors.float() * rate, policy.items)
     if table is not None and chunk.each:
         each["ids"] = _scaled(table.each(policy.items), factors * rate)
     return _Outcome(
-        total=total,
-        personal={name: value + moved[name] for name, value in chunk.personal.items() if name in moved},
+        total={name: total[name] for name in policy.released if name in total},
+        personal={name: value + own[name] for name, value in chunk.personal.items() if name in own},
         finite=finite,
         unclipped=int((factors == 1).sum()),
         each=each,
@@ -553,17 +543,6 @@ def _laid_out(parameters: Parameters, names: tuple[str, ...], count: int) -> Ten
         for name in names
     ]
     return torch.cat(parts, dim=1)
-
-
-def named_views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
-    """The named parameters in rows of them one behind the other, ``[rows, *shape]``."""
-    parts = torch.split(flat, _sizes(policy, names), dim=1)
-    return {name: part.view(flat.shape[0], *policy.specs[name].shape) for name, part in zip(names, parts, strict=True)}
-
-
-def _sizes(policy: Policy, names: Sequence[str]) -> list[int]:
-    """How many numbers each of the named parameters has."""
-    return [math.prod(policy.specs[name].shape) for name in names]
 
 
 def _batch_mask(present: Tensor, mechanism: LocalMechanism, batches: list[torch.Generator]) -> Tensor:

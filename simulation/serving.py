@@ -18,7 +18,7 @@ from ..meta.descent import descend_stack, own_start
 from ..meta.policy import Named
 from ..meta.stacked import Shared, Stack
 from ..meta.stacked import scores as stacked_scores
-from .schedule import CHUNK_FLOATS, in_order
+from .schedule import chunk_floats, in_order
 from .seen import Which, seen_range
 from .world import World
 
@@ -98,7 +98,7 @@ class Served:
         config, policy = self.world.config, self.world.policy
         own = sum(torch.Size(policy.specs[name].shape).numel() for name in policy.trained) if self.everything else 0
         floats = policy.items * (config.local.windows if policy.sees_history else 1) + 3 * own
-        return config.engine.chunk or max(1, CHUNK_FLOATS // floats)
+        return config.engine.chunk or max(1, chunk_floats() // floats)
 
     def _scores(self, devices: NDArray[np.int64], stops: NDArray[np.int64]) -> Tensor:
         own = self.adapted(devices, stops)

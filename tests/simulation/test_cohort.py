@@ -16,6 +16,7 @@ from fedrec.meta.policy import Policy
 from fedrec.privacy.mechanisms import Sensitivity
 from fedrec.simulation import cohort
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
+from fedrec.simulation.moved import Moved
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -445,5 +446,5 @@ def test_long_sums_hide_little_of_a_norm():
     gone[0, 0] = 1.0
     bound = Sensitivity(1.0, {"bias": 3.0})
     exact = float((gone[:, :items].double() / 3).square().sum() + gone[:, items:].double().square().sum())
-    found = float(cohort._squares(gone, policy, ["bias", "gain"], bound))
+    found = float(Moved(names=["bias", "gain"], values=gone).squares(policy, bound))
     assert abs(found / exact - 1) < 0.4 * cohort._HIDDEN

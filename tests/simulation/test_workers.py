@@ -15,7 +15,8 @@ from fedrec.client.adaptation import LocalMechanism
 from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
-from fedrec.simulation.cohort import PartResult, Task, Work, _Outcome, adapt_cohort, named_views
+from fedrec.simulation.cohort import PartResult, Task, Work, _Outcome, adapt_cohort
+from fedrec.simulation.moved import named_views
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
