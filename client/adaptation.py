@@ -162,7 +162,7 @@ def per_example_gradients(
         batch = Examples._make((*(value[None] for value in one[:-1]), one.user))
         return (example_losses(policy, {**parameters, **chosen}, batch, settings, start=start) * one.present).sum()
 
-    axes = Examples(0, 0, 0, 0, 0, 0, 0, None)  # type: ignore[arg-type]
+    axes = Examples(0, 0, 0, 0, 0, 0, 0, 0, None)  # type: ignore[arg-type]
     gradients: dict[str, Tensor] = torch.func.vmap(torch.func.grad(loss), in_dims=(None, axes))(
         {name: parameters[name] for name in policy.trained}, examples
     )

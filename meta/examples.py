@@ -47,6 +47,8 @@ class Examples(NamedTuple):
         propensities: their logging propensities, 0 where unknown, float32 ``[examples, targets]``.
         present: 1 for an example, 0 for padding, float32 ``[examples]``.
         query: 1 for the query of an episode, else 0, float32 ``[examples]``.
+        position: entries of the log before the example, ascending, of which the history holds the last, int64
+            ``[examples]``; 0 where nobody sees a history, -1 under rules that keep an entry to its own example.
         user: the device's features, float32 ``[user_features]``.
     """
 
@@ -57,6 +59,7 @@ class Examples(NamedTuple):
     propensities: Tensor
     present: Tensor
     query: Tensor
+    position: Tensor
     user: Tensor
 
 
@@ -111,7 +114,7 @@ def build_examples(
         cuts = _blocks(log.items.numpy(), settings.windows, settings.horizon)
     else:
         cuts = _each_alone(len(log))
-    return _gather(log, cuts, length, user, levels)
+    return _gather(log, cuts, length, user, levels, per_entry=per_entry)
 
 
 def _whole(policy: Policy, count: int, settings: LocalConfig, stream: Sequence[int | str]) -> list[_Cut]:
@@ -189,7 +192,14 @@ def position_keys(
 
 
 def _gather(
-    log: Interactions, cuts: list[_Cut], length: int, user: Tensor, levels: Tensor, queries: int = 0
+    log: Interactions,
+    cuts: list[_Cut],
+    length: int,
+    user: Tensor,
+    levels: Tensor,
+    *,
+    queries: int = 0,
+    per_entry: bool = False,
 ) -> Examples:
     width = max((len(targets) for _, targets in cuts), default=0)
     history_rows = torch.full((len(cuts), length), -1)
@@ -208,6 +218,7 @@ def _gather(
         propensities=_take(unknown if log.propensities is None else log.propensities, target_rows, 0),
         present=torch.ones(len(cuts)),
         query=(torch.arange(len(cuts)) >= len(cuts) - queries).to(torch.float32),
+        position=torch.tensor([-1 if per_entry else len(seen) if length else 0 for seen, _ in cuts], dtype=torch.int64),
         user=user,
     )
 
@@ -233,6 +244,7 @@ def stack_examples(devices: Sequence[Examples]) -> Examples:
     targets = torch.full((*shape, width), -1)
     rewards, propensities = torch.zeros(*shape, width), torch.zeros(*shape, width)
     present, query = torch.zeros(shape), torch.zeros(shape)
+    position = torch.zeros(shape, dtype=torch.int64)
     for number, one in enumerate(devices):
         rows, columns = one.targets.shape
         recent = slice(one.history.shape[1] - length, None)
@@ -241,5 +253,6 @@ def stack_examples(devices: Sequence[Examples]) -> Examples:
         rewards[number, :rows, :columns] = one.rewards
         propensities[number, :rows, :columns] = one.propensities
         present[number, :rows], query[number, :rows] = one.present, one.query
+        position[number, :rows] = one.position
     user = torch.stack([one.user for one in devices])
-    return Examples(history, levels, targets, rewards, propensities, present, query, user)
+    return Examples(history, levels, targets, rewards, propensities, present, query, position, user)

@@ -3,6 +3,9 @@
 The histories of a device's examples are overlapping parts of one log. Here every distinct entry (item and reward level)
 of a device stands once, ``[devices, distinct, dim]``, and the recency-weighted means of all examples are one product
 with a matrix of weights. ``Policy.encode_history`` is the plain form; the backward pass is written out.
+
+Where the histories are what precedes some positions of one log, entries stand in its order, and the weights of every
+history are the same ones, moved along (:class:`_Sliding`); elsewhere they are found by sorting (:class:`_Scattered`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -48,16 +52,49 @@ class Entries:
     """Distinct entries of the histories of every device.
 
     Attributes:
-        items: int64 ``[devices, distinct]``, ascending; 0 where there is none, before and behind them.
+        items: int64 ``[devices, distinct]``, 0 where there is none; ascending, or in the order of the log.
         levels: their reward levels, int64 ``[devices, distinct]``.
-        places: place of every history entry among them, int64 ``[devices, examples, length]``.
+        places: place of every history entry among them, int64 ``[devices, examples, length]``; none where histories
+            are windows of the log.
+        ends: there the place behind the last entry of every history, int64 ``[devices, examples]``.
         once: no item of a device stands twice, with two levels.
     """
 
     items: Tensor
     levels: Tensor
-    places: Tensor
+    places: Tensor | None
+    ends: Tensor | None
     once: bool
+
+    @classmethod
+    def windows(cls, history: Tensor, levels: Tensor, known: Tensor, position: Tensor) -> Entries | None:
+        """Find them where each history is what precedes a position of one log without any item twice; elsewhere none.
+
+        Args:
+            history: int64 ``[devices, examples, length]``, -1 pads on the left.
+            levels: reward levels, same shape.
+            known: entries of every history, int64 ``[devices, examples]``.
+            position: entries of the log before the example, int64 ``[devices, examples]`` (``Examples.position``).
+        """
+        count, _, length = history.shape
+        before = functional.pad(position, (1, 0))[:, :-1]
+        there = known > 0
+        strange = (position < before) & there | (known != position.clamp(min=0, max=length))
+        if bool(strange.any()):
+            return None
+        ends = torch.minimum(position - before, known).clamp_(min=0).cumsum(1)
+        width = max(1, int(ends[:, -1].amax()))
+        ends = ends * there
+        # What pads a history that is shorter than others falls on columns before the first: all of the log is in it.
+        columns = (ends[..., None] + torch.arange(length)).flatten(1)
+        keys = torch.full((count, length + width), -LEVELS)
+        keys = keys.scatter_(1, columns, (history * LEVELS + levels).flatten(1))[:, length:]
+        items = keys.div(LEVELS, rounding_mode="floor")
+        ordered = torch.from_numpy(np.sort(items.numpy(), axis=1)) if items.device.type == "cpu" else items.sort(1).values
+        if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
+            return None
+        there = items >= 0
+        return cls(items=items.clamp(min=0), levels=(keys % LEVELS) * there, places=None, ends=ends, once=True)
 
     @classmethod
     def of(cls, history: Tensor, levels: Tensor) -> Entries:
@@ -69,6 +106,7 @@ class Entries:
             items=items.clamp(min=0),
             levels=torch.where(items >= 0, found % LEVELS, 0),
             places=places.view(history.shape),
+            ends=None,
             once=not bool(twice.any()),
         )
 
@@ -84,12 +122,39 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class RecencyTable:
-    """Recency weights of histories by their number of entries, and how they move with the scales; for many devices."""
+    """Recency weights of histories, and how they move with the scales; for many devices.
+
+    With ``raw = exp(-age / scale)`` the weights of a history of n entries are ``w = raw / (sum of n raw + constant)``,
+    and ``dw / dlog(scale) = w (age - mean age) / scale``.
+    """
 
     log_scale: Tensor
     """``[scales]``."""
     length: int
     """Entries of the longest history there may be."""
+
+    @cached_property
+    def ages(self) -> Tensor:
+        """``0, 1, ..., length - 1``."""
+        return torch.arange(self.length, dtype=self.log_scale.dtype)
+
+    @cached_property
+    def slowness(self) -> Tensor:
+        """``1 / scale``, ``[scales]``."""
+        return torch.exp(-self.log_scale)
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """``exp(-age / scale)``, and the same times the age, ``[2, scales, length]``."""
+        raw = torch.exp(-self.ages * self.slowness[:, None])
+        return torch.stack([raw, raw * self.ages])
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """One over the sum of the raw weights of 0 to ``length`` entries, and mean ages, ``[length + 1, 2, scales]``."""
+        mass, aged = functional.pad(self.raw.cumsum(-1), (1, 0))
+        share = 1 / (mass + encoders.EMPTY)
+        return torch.stack([share, aged * share]).permute(2, 0, 1).contiguous()
 
     @cached_property
     def weights(self) -> Tensor:
@@ -99,13 +164,13 @@ class RecencyTable:
 
     @cached_property
     def slopes(self) -> Tensor:
-        """Derivatives of the weights by the scales' own ``log_scale``, same shape.
+        """Derivatives of the weights by the scales' own ``log_scale``, same shape."""
+        ages = self.ages.flip(0)
+        return self.weights * (ages - (self.weights @ ages)[..., None]) * self.slowness[:, None]
 
-        With ``w = raw / (sum of raw + constant)`` and ``raw = exp(-age / scale)``,
-        ``dw / dlog(scale) = w (age - mean age) / scale``.
-        """
-        ages = torch.arange(self.length - 1, -1, -1, dtype=self.weights.dtype)
-        return self.weights * (ages - (self.weights @ ages)[..., None]) * torch.exp(-self.log_scale)[:, None]
+    def prepare(self) -> None:
+        """Compute now what windows of a log will ask for."""
+        _ = self.sums
 
     def weights_of(self, known: Tensor, length: int) -> Tensor:
         """The last ``length`` weights of histories of ``known`` entries each, int64 ``[devices, examples]``."""
@@ -120,6 +185,77 @@ class RecencyTable:
         return functional.embedding(known, part.flatten(1)).view(*known.shape, *part.shape[1:])
 
 
+class _Mixing(Protocol):
+    """Weighted means of rows of distinct entries for every history and scale."""
+
+    def means(self, rows: Tensor) -> Tensor:
+        """Of ``rows [devices, distinct, dim]``, ``[devices, examples * scales, dim]``."""
+        ...
+
+    def back(self, slope: Tensor) -> Tensor:
+        """What the rows get of slopes by the means: ``[devices, distinct, dim]``."""
+        ...
+
+    def by_scale(self, slope: Tensor, rows: Tensor, means: Tensor) -> Tensor:
+        """What the scales' logarithms get, ``[devices, scales]``."""
+        ...
+
+
+class _Scattered:
+    """Entries anywhere: a matrix of weights, ``[devices, examples * scales, distinct]``."""
+
+    def __init__(self, table: RecencyTable, places: Tensor, known: Tensor, width: int) -> None:
+        self._table, self._places, self._known = table, places, known
+        weights = table.weights_of(known, places.shape[-1])
+        mixer = torch.zeros(*weights.shape[:3], width)
+        self._mixer = mixer.scatter_add_(-1, places[:, :, None].expand_as(weights), weights).flatten(1, 2)
+
+    def means(self, rows: Tensor) -> Tensor:
+        return self._mixer @ rows
+
+    def back(self, slope: Tensor) -> Tensor:
+        return self._mixer.mT @ slope
+
+    def by_scale(self, slope: Tensor, rows: Tensor, means: Tensor) -> Tensor:
+        slopes = self._table.slopes_of(self._known, self._places.shape[-1])
+        by_weights = (slope @ rows.mT).view(*slopes.shape[:3], -1)
+        by_weights = by_weights.gather(-1, self._places[:, :, None].expand_as(slopes))
+        return by_weights.mul_(slopes).sum((1, 3))
+
+
+class _Sliding:
+    """Entries in the order of a log: raw weights end where a history does, and sums are divided afterwards."""
+
+    def __init__(self, table: RecencyTable, ends: Tensor, known: Tensor, width: int) -> None:
+        self._table, self._ends, self._width = table, ends, width
+        sums = functional.embedding(known, table.sums.flatten(1)).view(len(known), -1, *table.sums.shape[1:])
+        self._share, self._age = (part.reshape(len(known), -1, 1) for part in sums.unbind(2))
+        self._mixer = self._moved(table.raw[0])
+
+    def _moved(self, raw: Tensor) -> Tensor:
+        """``raw [scales, length]`` by age as weights of the entries, ``[devices, examples * scales, distinct]``."""
+        count, width = len(raw), self._width
+        used = min(width, raw.shape[1])
+        line = torch.zeros(count, 2 * width)
+        line[:, width - used : width] = raw[:, :used].flip(1)
+        # Row k of the view begins at k: where a history ends at e, the last weight is to stand at entry e - 1.
+        view = line.as_strided((width + 1, count, width), (1, 2 * width, 1))
+        rows = functional.embedding(width - self._ends, view.reshape(width + 1, -1))
+        return rows.view(len(rows), -1, width)
+
+    def means(self, rows: Tensor) -> Tensor:
+        return (self._mixer @ rows).mul_(self._share)
+
+    def back(self, slope: Tensor) -> Tensor:
+        return self._mixer.mT @ (slope * self._share)
+
+    def by_scale(self, slope: Tensor, rows: Tensor, means: Tensor) -> Tensor:
+        aged = (self._moved(self._table.raw[1]) @ rows).mul_(self._share)
+        moved = aged.addcmul_(means, self._age, value=-1).mul_(slope).sum(-1)
+        scales = len(self._table.log_scale)
+        return moved.view(len(moved), -1, scales).sum(1) * self._table.slowness
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recency:
     """A forward pass of the encoder with shared parameters.
@@ -128,9 +264,7 @@ class Recency:
         entries: the devices' distinct entries.
         plain: their embeddings ``E(a)``, ``[devices, distinct, dim]``.
         rewarded: scaled and shifted by their levels, ``[devices, distinct, dim]``.
-        table: recency weights by number of entries.
-        known: entries of every history, which stand behind its padding, int64 ``[devices, examples]``.
-        mixer: recency weights by distinct entry, ``[devices, examples * scales, distinct]``.
+        mixing: how means of them are taken.
         means: ``[devices, examples, scales * dim]``.
         trust: ``[devices, examples, 1]``.
     """
@@ -138,9 +272,7 @@ class Recency:
     entries: Entries
     plain: Tensor
     rewarded: Tensor
-    table: RecencyTable
-    known: Tensor
-    mixer: Tensor
+    mixing: _Mixing
     means: Tensor
     trust: Tensor
 
@@ -169,19 +301,20 @@ class Recency:
             shift = functional.embedding(entries.levels, parameters["state.reward_shift"])
             rewarded = shift.addcmul_(plain, entries.gain(parameters))
         number = known[..., 0].to(torch.int64)
-        weights = table.weights_of(number, entries.places.shape[-1])
-        mixer = torch.zeros(*weights.shape[:3], entries.items.shape[1])
-        mixer.scatter_add_(-1, entries.places[:, :, None].expand_as(weights), weights)
-        mixer = mixer.flatten(1, 2)
-        means = (mixer @ rewarded).view(*number.shape, -1)
+        width = entries.items.shape[1]
+        mixing: _Mixing
+        if entries.ends is not None:
+            mixing = _Sliding(table, entries.ends, number, width)
+        elif entries.places is not None:
+            mixing = _Scattered(table, entries.places, number, width)
+        else:
+            raise ValueError("expected places of the entries or ends of the histories, got neither")
         return cls(
             entries=entries,
             plain=plain,
             rewarded=rewarded,
-            table=table,
-            known=number,
-            mixer=mixer,
-            means=means,
+            mixing=mixing,
+            means=mixing.means(rewarded).view(*number.shape, -1),
             trust=policy.trust_of(known),
         )
 
@@ -194,12 +327,12 @@ class Recency:
         """Gradients of every device by the encoder's parameters, and by ``plain``."""
         mix, slope = parameters["state.mix"], cotangent * self.trust
         by_means = (slope.flatten(0, 1) @ mix.flatten(0, 1).T).view(len(slope), -1, mix.shape[1])
-        by_rewarded = self.mixer.mT @ by_means
+        by_rewarded = self.mixing.back(by_means)
         small: Named = {}
         if "state.mix" in names:
             small["state.mix"] = (self.means.mT @ slope).view(-1, *mix.shape)
         if "state.log_scale" in names:
-            small["state.log_scale"] = self._by_scale(by_means)
+            small["state.log_scale"] = self.mixing.by_scale(by_means, self.rewarded, self.means.view(by_means.shape))
         if not {"state.reward_gain", "state.reward_shift"} & set(parameters):
             return small, by_rewarded
         if "state.reward_gain" in names:
@@ -207,13 +340,6 @@ class Recency:
         if "state.reward_shift" in names:
             small["state.reward_shift"] = self.entries.at_level.mT @ by_rewarded
         return small, by_rewarded * self.entries.gain(parameters)
-
-    def _by_scale(self, by_means: Tensor) -> Tensor:
-        """``[devices, scales]``."""
-        slopes = self.table.slopes_of(self.known, self.entries.places.shape[-1])
-        by_weights = (by_means @ self.rewarded.mT).view(*slopes.shape[:3], -1)
-        by_weights = by_weights.gather(-1, self.entries.places[:, :, None].expand_as(slopes))
-        return by_weights.mul_(slopes).sum((1, 3))
 
     def by_item(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct items and their rows: summed where an item stands with two levels."""

@@ -66,7 +66,7 @@ class Shared:
         """Compute now what stacks will ask for."""
         _ = self.kernels, self.columns
         if self.policy.settings.state == "history":
-            _ = self.recency.weights, self.recency.slopes
+            self.recency.prepare()
 
     def to(self, device: torch.device) -> Shared:
         """The same on ``device``."""
@@ -187,7 +187,9 @@ class Stack:
     @cached_property
     def entries(self) -> Entries:
         """Distinct entries of the histories."""
-        return Entries.of(self.examples.history, self.examples.levels)
+        history, levels = self.examples.history, self.examples.levels
+        known = self.number[..., 0].to(torch.int64)
+        return Entries.windows(history, levels, known, self.examples.position) or Entries.of(history, levels)
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
@@ -250,6 +252,7 @@ def scores(shared: Shared, parameters: Parameters, states: State) -> Tensor:
         propensities=nothing,
         present=nothing[..., 0],
         query=nothing[..., 0],
+        position=(states.history >= 0).sum(-1),  # as if the log began with its history
         user=states.user,
     )
     stack = Stack(shared=shared, examples=examples, settings=LocalConfig())

@@ -57,7 +57,7 @@ def batch_examples(
         return _with_query(
             _gathered(policy, dataset, devices, starts, *_episodes(policy, devices, counts, cuts, settings, stream))
         )
-    return _gathered(policy, dataset, devices, starts, history, targets)
+    return _gathered(policy, dataset, devices, starts, history, targets, per_entry=per_entry)
 
 
 def _whole(
@@ -176,8 +176,19 @@ def _blocks(dataset: Dataset, starts: Ints, counts: Ints, settings: LocalConfig,
     return history, taken(firsts + seen, firsts + sizes, width, False)
 
 
-def _gathered(policy: Policy, dataset: Dataset, devices: Ints, starts: Ints, history: Ints, targets: Ints) -> Examples:
+def _gathered(
+    policy: Policy,
+    dataset: Dataset,
+    devices: Ints,
+    starts: Ints,
+    history: Ints,
+    targets: Ints,
+    *,
+    per_entry: bool = False,
+) -> Examples:
     before, after = _Rows(starts, history), _Rows(starts, targets)
+    present = ~after.missing.all(-1)
+    last = history[..., -1] if history.shape[-1] else np.full(present.shape, -1)
     levels = reward_levels(torch.from_numpy(before.of(dataset.rewards, 0.0)), dataset.reward_range)
     return Examples(
         history=torch.from_numpy(before.of(dataset.items, -1).astype(np.int64)),
@@ -187,8 +198,9 @@ def _gathered(policy: Policy, dataset: Dataset, devices: Ints, starts: Ints, his
         propensities=torch.zeros(targets.shape)
         if dataset.propensities is None
         else torch.from_numpy(after.of(dataset.propensities, 0.0)),
-        present=torch.from_numpy((~after.missing).any(-1).astype(np.float32)),
+        present=torch.from_numpy(present.astype(np.float32)),
         query=torch.zeros(targets.shape[:2]),
+        position=torch.from_numpy(np.where(present, -1 if per_entry else last + 1, 0)),
         user=_users(dataset, devices),
     )
 

@@ -88,6 +88,7 @@ def test_flower_adapts_the_default_policy_as_fedrec_does(peer: ModuleType, log: 
         propensities=torch.zeros(shape),
         present=torch.ones(config.local.windows),
         query=torch.zeros(config.local.windows),
+        position=(examples.history >= 0).sum(-1),
         user=torch.zeros(0),
     )
     wanted = adapt(policy, start, same, config.local).update

@@ -130,6 +130,7 @@ def test_the_history_is_no_candidate_where_the_settings_say_so_but_a_repeated_ta
         torch.zeros(1, 2),
         torch.ones(1),
         torch.zeros(1),
+        torch.tensor([4]),
         world.user(),
     )
     scores = policy.scores(point, State(row, torch.zeros_like(row), world.user()))[0]
