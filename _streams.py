@@ -36,14 +36,20 @@ def cell_uniforms(
     base = np.uint64(stream_seed(seed, *parts))
     with np.errstate(over="ignore"):
         mixed = _mixed(_mixed(rows.astype(np.uint64) + base) + columns.astype(np.uint64))
-    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    mixed >>= np.uint64(11)
+    drawn = mixed.astype(np.float64)
+    drawn *= 2.0**-53
+    return drawn
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """Another number for each, in place: a stream's cells are many."""
+    values += np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values ^= values >> np.uint64(shift)
+        values *= np.uint64(factor)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 def torch_stream(seed: int, *parts: int | str) -> torch.Generator:

@@ -71,8 +71,8 @@ def changes_per_entry(policy: Policy | PolicyConfig, unit: Unit) -> int:
 def reward_levels(rewards: Tensor, reward_range: tuple[float, float]) -> Tensor:
     """Bin rewards into ``LEVELS`` equal parts of the public reward range, int64, same shape."""
     low, high = reward_range
-    share = (rewards - low) / max(high - low, 1e-12)
-    return (share * LEVELS).floor().clamp(0, LEVELS - 1).to(torch.int64)
+    share = (rewards - low).mul_(LEVELS / max(high - low, 1e-12))
+    return share.clamp_(0, LEVELS - 1).to(torch.int64)
 
 
 def build_examples(

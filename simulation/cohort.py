@@ -227,10 +227,11 @@ def adapt_cohort(
     for part, found in zip(task.parts, answers, strict=True):
         sums += found.sums
         unclipped += found.unclipped
-        places = torch.from_numpy(np.concatenate(part))
-        for kept, rows in ((personal, found.personal), (alone, found.each)):
-            for name, value in rows.items():
-                kept[name][places] = value
+        if found.personal or found.each:
+            places = torch.from_numpy(np.concatenate(part))
+            for kept, rows in ((personal, found.personal), (alone, found.each)):
+                for name, value in rows.items():
+                    kept[name][places] = value
     total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
     return CohortResult(total=total, personal=personal, unclipped=unclipped, each=alone)
 
@@ -501,8 +502,6 @@ def _settled(
     """
     policy, privacy, count = chunk.policy, chunk.config.privacy, len(chunk.devices)
     rate = 0.0 if table is None else -step_size(policy, chunk.config.local, "ids")
-    if table is not None and table.rows is not None:
-        finite = finite & torch.isfinite(table.rows.sum((1, 2)))
     factors = torch.ones(count, dtype=torch.float64)
     if privacy.unit in ("user", "both"):
         bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
@@ -513,8 +512,8 @@ def _settled(
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
     else:
-        for one in moved:
-            finite = finite & torch.isfinite(one.values.sum(1))
+        for values in [one.values for one in moved] + ([] if table is None or table.rows is None else [table.rows]):
+            finite = finite & torch.isfinite(values.flatten(1).sum(1))
     total = {name: value for one in moved for name, value in one.summed(factors, policy).items()}
     own = {name: value for one in moved if chunk.each or chunk.personal for name, value in one.each(policy).items()}
     each = {name: _scaled(own[name], factors) for name in policy.released if chunk.each and name in own}

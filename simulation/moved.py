@@ -17,8 +17,8 @@ from torch import Tensor
 from ..meta.policy import Named, Policy
 from ..privacy.mechanisms import Sensitivity
 
-TOGETHER = 4
-"""Squares summed in float32 before the rest is in float64: at most 3 roundings of 2^-24."""
+TOGETHER = 8
+"""Squares summed in float32 before the rest is in float64: at most 7 roundings of 2^-24."""
 SMALL = 128
 """Numbers of a parameter from which it is worth operations of its own."""
 
@@ -51,8 +51,8 @@ class Moved:
         """Squared norm of what every device releases of it over the scales, float64 ``[devices]``.
 
         Not finite where a value is not, whether it is released or not. Products are rounded to float32, by 3e-7 of
-        each at most, and sums of four of them by 1.8e-7; what follows is summed in float64. A float32 sum of 60,000 of
-        them can hide 9e-7.
+        each at most, and sums of eight of them by 4.2e-7; what follows is summed in float64. A float32 sum of 60,000
+        of them can hide 9e-7.
         """
         weights = [1 / bound.scale(name) if name in policy.released else 0.0 for name in self.names]
         if len(set(weights)) == 1:

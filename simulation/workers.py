@@ -102,8 +102,10 @@ class Workers:
         return self._answers(len(task.parts), self._round)
 
     def _give(self, thing: object, name: str) -> None:
-        self._written.append(self.folder / name)
-        message = _packed(_ship(thing, self._written[-1], _names_of(self._world)))
+        parcel = _ship(thing, self.folder / name, _names_of(self._world))
+        if isinstance(parcel, Path):
+            self._written.append(parcel)
+        message = _packed(parcel)
         for process in self.processes:
             process.give(message)
 
