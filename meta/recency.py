@@ -93,8 +93,7 @@ class Entries:
         ordered = torch.from_numpy(np.sort(items.numpy(), axis=1)) if items.device.type == "cpu" else items.sort(1).values
         if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
             return None
-        there = items >= 0
-        return cls(items=items.clamp(min=0), levels=(keys % LEVELS) * there, places=None, ends=ends, once=True)
+        return cls(items=items.clamp(min=0), levels=keys % LEVELS, places=None, ends=ends, once=True)
 
     @classmethod
     def of(cls, history: Tensor, levels: Tensor) -> Entries:

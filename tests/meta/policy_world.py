@@ -43,10 +43,11 @@ def parameters(policy, seed=0, scale=0.3):
     return {name: value + scale * torch.randn(value.shape, generator=generator) for name, value in start.items()}
 
 
-def log(length, seed=0, items=ITEMS, propensities=False):
+def log(length, seed=0, items=ITEMS, propensities=False, once=False):
+    """Interactions at random, no item more often than ``once`` where it says so."""
     rng = np.random.default_rng(seed)
     return Interactions(
-        items=torch.from_numpy(rng.integers(0, items, length)),
+        items=torch.from_numpy(rng.permutation(items)[:length] if once else rng.integers(0, items, length)),
         rewards=torch.from_numpy(rng.integers(1, 6, length).astype(np.float32)),
         propensities=torch.from_numpy(rng.uniform(0.05, 1, length).astype(np.float32)) if propensities else None,
     )
@@ -56,10 +57,10 @@ def user(seed=0):
     return torch.randn(USER, generator=torch_stream(seed, "user"))
 
 
-def examples(policy, length=7, seed=0, unit="none", propensities=False, stream=(0, 1, 2), **settings):
+def examples(policy, length=7, seed=0, unit="none", propensities=False, stream=(0, 1, 2), once=False, **settings):
     return build_examples(
         policy,
-        log(length, seed, policy.items, propensities),
+        log(length, seed, policy.items, propensities, once),
         user(seed) if policy.user_width else torch.zeros(0),
         settings=LocalConfig(**settings),
         unit=unit,

@@ -34,13 +34,14 @@ def build(policy, items, *, rewards=None, unit="interaction", stream=(0, 1, 2), 
 
 
 def contents(examples):
-    """The examples as a multiset of everything that the loss can see of them."""
+    """The examples as a multiset of everything that the loss, or whoever computes it, can see of them."""
     return Counter(
         (
             tuple((int(item), int(level)) for item, level in zip(history, levels, strict=True) if item >= 0),
             tuple((int(item), float(reward)) for item, reward in zip(targets, rewards, strict=True) if item >= 0),
+            int(position),
         )
-        for history, levels, targets, rewards in zip(*examples[:4], strict=True)
+        for history, levels, targets, rewards, position in zip(*examples[:4], examples.position, strict=True)
     )
 
 

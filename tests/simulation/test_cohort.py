@@ -9,12 +9,12 @@ import torch
 from fedrec.client.adaptation import LocalMechanism
 from fedrec.config import Config, LocalConfig, PolicyConfig
 from fedrec.errors import ConfigError, PolicyError, PrivacyError
-from fedrec.meta import descent
+from fedrec.meta import descent, recency
 from fedrec.meta.examples import build_examples, stack_examples
 from fedrec.meta.interactions import Interactions
 from fedrec.meta.policy import Policy
 from fedrec.privacy.mechanisms import Sensitivity
-from fedrec.simulation import cohort
+from fedrec.simulation import cohort, moved
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
 from fedrec.simulation.moved import Moved
 from hypothesis import HealthCheck, given, reject, settings
@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 UNITS = ("none", "interaction", "user", "both")
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 5, 13]), min_size=1, max_size=6)
+ONCE = [0, 1, 2, 5, 9, policies.ITEMS]
+"""Lengths of logs in which no item stands twice."""
 
 
 def config(unit, **changes):
@@ -158,8 +160,15 @@ def allowed(unit, loss):
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", policies.ENCODERS)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(lengths=LENGTHS, rate=st.sampled_from([0.4, 1.0]), terms=POLICIES, loss=LOSSES, episodes=st.booleans())
-def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episodes):
+@given(
+    lengths=LENGTHS,
+    rate=st.sampled_from([0.4, 1.0]),
+    terms=POLICIES,
+    loss=LOSSES,
+    episodes=st.booleans(),
+    once=st.booleans(),
+)
+def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episodes, once):
     try:
         policy = policies.policy(state=kind, **terms)
     except PolicyError:
@@ -171,11 +180,41 @@ def test_the_cohort_is_its_devices(kind, unit, lengths, rate, terms, loss, episo
     if terms["learned_rates"] and "temperature" in terms["fast"]:  # one step took it to exp(18), where pi is a jump
         own |= {"local__lr": 0.05}
     chosen = config(unit, privacy__sample_rate=1.0 if policy.sees_history else rate, **loss, **own)
-    devices = tasks(policy, unit, lengths, episodes=own["local__episodes"])
+    lengths = [min(length, policies.ITEMS) for length in lengths] if once else lengths
+    devices = tasks(policy, unit, lengths, episodes=own["local__episodes"], once=once)
     cohort, one_by_one = run(policy, devices, chosen), run(policy, devices, chosen.updated(engine__kind="reference"))
     close(cohort, one_by_one)
     assert cohort.unclipped == one_by_one.unclipped
     assert any(float(value.abs().max()) > 0 for value in cohort.total.values()) or not any(lengths)
+
+
+@pytest.mark.parametrize("unit", ["none", "user"])
+@pytest.mark.parametrize("episodes", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_of_a_log_are_neither_sorted_nor_scattered(unit, episodes, seed, monkeypatch):
+    """Longer and shorter than a history may be, with gaps between them, beside devices that have nothing."""
+    policy = policies.policy(fast=("taste",), history_prior=1.0)
+    lengths = np.random.default_rng(seed).choice(ONCE, 12).tolist()
+    devices = tasks(policy, unit, lengths, episodes=episodes, once=True)
+    chosen = config(unit, local__episodes=episodes)
+    one_by_one = run(policy, devices, chosen.updated(engine__kind="reference"))
+    monkeypatch.setattr(recency, "distinct", None)
+    close(run(policy, devices, chosen), one_by_one)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("learned_rates", [False, True])
+def test_parameters_by_themselves_are_those_in_one_place(unit, learned_rates, monkeypatch):
+    policy = policies.policy(fast=("taste", "latent"), learned_rates=learned_rates)
+    devices = tasks(policy, unit, [5, 0, 13])
+    for decay in (0.0, 0.1):
+        chosen = config(
+            unit, local__weight_decay=decay, local__slow_lr=0.7, privacy__scales={"bias": 3.0, "content": 0.5}
+        )
+        reference = run(policy, devices, chosen.updated(engine__kind="reference"))
+        for small in (1, 30, 10**9):
+            monkeypatch.setattr(moved, "SMALL", small)
+            close(run(policy, devices, chosen), reference)
 
 
 @pytest.mark.parametrize("fast", [("taste",), ("taste", "temperature")])
@@ -301,6 +340,25 @@ def test_exponentials_that_leave_float32_cost_time_only(rate, bias, fits, propen
     batched, one_by_one = (run(policy, work, chosen.updated(engine__kind=kind)) for kind in ("cohort", "reference"))
     assert taken == [fits]
     close(batched, one_by_one, 1e-5 * max(1.0, rate))
+
+
+@pytest.mark.parametrize("unit", ["none", "user"])
+@pytest.mark.parametrize("shift", [-47.2, -46.0, -25.0, -19.0, 0.0, 19.0, 25.0, 43.4])
+def test_scores_may_be_shifted_as_far_as_exponentials_go(unit, shift):
+    """The sum of the exponentials is between 3e-20 and 8e19: slopes times it have squares that float32 loses."""
+    policy = policies.policy(fast=("taste",), bias_scale=1.0)
+    point = policies.parameters(policy)
+    phi = {name: point[name] for name in policy.names(scope="shared")}
+    phi |= {"gain": torch.tensor([1.0, 0.0]), "bias": phi["bias"] + shift}
+    built = [policies.examples(policy, length, length, windows=4, once=True) for length in (5, 9, 2)]
+    work = replace(tasks(policy, unit, [5, 9, 2]), examples=lambda places: stack_examples([built[p] for p in places]))
+    chosen = config(unit, local__horizon=1)
+    batched, one_by_one = (
+        adapt_cohort(policy, phi, work, chosen.updated(engine__kind=kind), None, round_number=3)
+        for kind in ("cohort", "reference")
+    )
+    close(batched, one_by_one, 2e-5)
+    assert batched.unclipped == one_by_one.unclipped
 
 
 @pytest.mark.parametrize("rate", [8.0, 15.0, 22.0, 32.92, 40.0])

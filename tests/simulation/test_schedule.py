@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import small_world as small
 import torch
+from fedrec.simulation import schedule
 from fedrec.simulation.memory import give_back, keep_freed_memory, with_huge_pages
-from fedrec.simulation.schedule import blocks, chunks, device_floats, in_order
+from fedrec.simulation.schedule import blocks, chunk_floats, chunks, device_floats, in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,27 @@ def test_two_threads_get_the_same_number_of_chunks():
 def test_engine_chunk_is_a_number_of_devices():
     found, _ = divided([3] * 7, 1, engine__chunk=3)
     assert [len(places) for places in found] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("caches", "floats"),
+    [
+        ({}, 1_500_000),
+        ({"index0": ("1", "48K"), "index2": ("2", "512K"), "index3": ("3", "32768K")}, 1_500_000),
+        ({"index0": ("1", "48K"), "index2": ("2", "2048K")}, 3 * 1024 * 1024),
+        ({"index2": ("2", "65536K")}, 4_000_000),
+        ({"index2": ("2", "plenty")}, 1_500_000),
+        ({"index2": ("2", None)}, 1_500_000),
+    ],
+)
+def test_a_chunk_is_as_large_as_the_second_level_cache_lets_it(caches, floats, tmp_path, monkeypatch):
+    for index, told in caches.items():
+        (tmp_path / index).mkdir()
+        for name, text in zip(("level", "size"), told, strict=True):
+            if text is not None:
+                (tmp_path / index / name).write_text(f"{text}\n")
+    monkeypatch.setattr(schedule, "_CACHES", tmp_path)
+    assert chunk_floats.__wrapped__() == floats
 
 
 @pytest.mark.parametrize(("count", "groups"), [(0, 0), (1, 1), (255, 255), (1000, 256)])
