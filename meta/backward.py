@@ -116,9 +116,7 @@ def _embeds(policy: Policy, names: Collection[str]) -> bool:
     return bool(set(policy.embedding_names) & set(names))
 
 
-def _matrices(
-    stack: Stack, parameters: Parameters, done: Pass, names: Collection[str], each: bool = False
-) -> Named:
+def _matrices(stack: Stack, parameters: Parameters, done: Pass, names: Collection[str], each: bool = False) -> Named:
     """What slopes meet for the gradients asked for: ``features``, ``table`` and ``bias``, ``[items, k]`` or own.
 
     Where examples are alike and not asked for one by one, features meet their sum instead.

@@ -179,7 +179,7 @@ class Offsets:
 
     @staticmethod
     def _moderate(mass: Tensor) -> bool:
-        """Whether squares of slopes times the mass are exact enough: then nothing divides them before their products."""
+        """Whether slopes times the mass have exact squares: then nothing divides them before their products."""
         low, high = (float(bound) for bound in torch.aminmax(mass))
         return low > _LITTLE and high < 1 / _LITTLE
 
@@ -189,7 +189,9 @@ class Offsets:
         moved = torch.zeros(()) if self._met is None else self._met
         if self._offset is not None:
             moved = moved + self._offset[:, None].expand(-1, stack.targets.shape[1], -1).gather(-1, stack.targets)
-        return stack.weights * target_weights((moved - mass.log2()[..., None]).exp2(), stack.examples, stack.settings, last=last)
+        return stack.weights * target_weights(
+            (moved - mass.log2()[..., None]).exp2(), stack.examples, stack.settings, last=last
+        )
 
     def _taken(self, weights: Tensor) -> Tensor:
         """What the targets take off the slopes, ``[devices, items]``."""

@@ -90,7 +90,9 @@ class Entries:
         keys = torch.full((count, length + width), -LEVELS)
         keys = keys.scatter_(1, columns, (history * LEVELS + levels).flatten(1))[:, length:]
         items = keys.div(LEVELS, rounding_mode="floor")
-        ordered = torch.from_numpy(np.sort(items.numpy(), axis=1)) if items.device.type == "cpu" else items.sort(1).values
+        ordered = (
+            torch.from_numpy(np.sort(items.numpy(), axis=1)) if items.device.type == "cpu" else items.sort(1).values
+        )
         if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
             return None
         return cls(items=items.clamp(min=0), levels=keys % LEVELS, places=None, ends=ends, once=True)
@@ -150,7 +152,7 @@ class RecencyTable:
 
     @cached_property
     def sums(self) -> Tensor:
-        """One over the sum of the raw weights of 0 to ``length`` entries, and mean ages, ``[length + 1, 2, scales]``."""
+        """One over the sum of the raw weights of n entries, and their mean age, ``[length + 1, 2, scales]``."""
         mass, aged = functional.pad(self.raw.cumsum(-1), (1, 0))
         share = 1 / (mass + encoders.EMPTY)
         return torch.stack([share, aged * share]).permute(2, 0, 1).contiguous()

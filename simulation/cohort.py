@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._streams import torch_stream
+from .._validate import non_negative
 from ..client.adaptation import LocalMechanism, adapt_device, bound_update, private_step_sizes, refuse_coupling
 from ..client.compression import rounded
 from ..config import Config
@@ -461,6 +462,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     batches = [chunk.batches(row) for row in range(stack.count)]
     rates = {name: rate / mechanism.expected_batch for name, rate in private_step_sizes(policy, config.local).items()}
     std = mechanism.noise_over_clip * mechanism.clip
+    non_negative("std", std)
     noise = [rates[name] * mechanism.scales.get(name, 1.0) * std for name in names]
     amounts = torch.from_numpy(np.repeat(np.array(noise, dtype=np.float32), sizes(policy, names))).to(flat.device)
     finite = torch.ones(stack.count, dtype=torch.bool)
@@ -493,9 +495,7 @@ def _take_noise(flat: Tensor, amounts: Tensor, sources: Sequence[SeededNoise]) -
         row.addcmul_(source.fill(drawn, 1.0).to(row.device), amounts, value=-1)
 
 
-def _settled(
-    chunk: _Chunk, moved: Sequence[Moved], finite: Tensor, table: TableGradient | None = None
-) -> _Outcome:
+def _settled(chunk: _Chunk, moved: Sequence[Moved], finite: Tensor, table: TableGradient | None = None) -> _Outcome:
     """What parameters moved, together with what the gradient of an item table moves, as a chunk's outcome.
 
     Under units ``user`` and ``both`` it is clipped as a whole.

@@ -68,9 +68,7 @@ class Moved:
         return total * (self.rate * along) ** 2
 
 
-def along(
-    gradients: Named, rates: Mapping[str, Tensor | float], before: Named, policy: Policy
-) -> list[Moved]:
+def along(gradients: Named, rates: Mapping[str, Tensor | float], before: Named, policy: Policy) -> list[Moved]:
     """A step along gradients: what it moved, a large parameter by itself and the small ones together.
 
     Args:

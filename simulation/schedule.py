@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,15 +59,42 @@ def _second_level_cache() -> int:
     return 0
 
 
+class _OneThread:
+    """Torch computes on one thread for as long as anybody is in here, and then on as many as before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside, self._before = 0, 1
+
+    def __enter__(self) -> int:
+        """How many it computed on before anybody came."""
+        with self._lock:
+            if not self._inside:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+            return self._before
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.set_num_threads(self._before)
+
+
+_one_thread = _OneThread()
+
+
 def in_order(
     function: Callable[[Item], Answer], items: Sequence[Item], *, threads: int | None = None
 ) -> Iterator[Answer]:
-    """``map`` on several threads, torch's number of them by default, each of which computes alone; answers in order."""
+    """``map`` on several threads, torch's number of them by default, each of which computes alone; answers in order.
+
+    Several may be under way at a time, and end in any order.
+    """
     keep_freed_memory()
-    before = torch.get_num_threads()
-    threads = threads or before
-    torch.set_num_threads(1)
-    try:
+    with _one_thread as before:
+        threads = threads or before
         if threads == 1 or len(items) < 2:
             yield from map(function, items)
             return
@@ -78,8 +106,6 @@ def in_order(
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
-    finally:
-        torch.set_num_threads(before)
 
 
 def chunks(policy: Policy, devices: Ints, sizes: Ints, config: Config, *, private: bool, room: int) -> Iterator[Ints]:

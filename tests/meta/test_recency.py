@@ -60,7 +60,7 @@ def test_what_is_no_window_of_a_log_without_repetition_is_sorted(strange):
 
 def test_a_history_wider_than_the_encoder_looks_is_sorted():
     """Its padding would stand on other entries."""
-    built = stacked(lengths=(11,))
+    built = stacked(lengths=(11,), windows=11)
     assert windows(built) is not None
     wide = built._replace(
         history=functional.pad(built.history, (2, 0), value=-1), levels=functional.pad(built.levels, (2, 0))

@@ -94,6 +94,20 @@ def test_answers_come_in_order_and_mistakes_are_raised(threads):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_torch_computes_on_as_many_threads_as_before_whoever_ends_first():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = (in_order(abs, [1, 2, 3], threads=1) for _ in range(2))
+        assert [next(first), next(second), torch.get_num_threads()] == [1, 1, 1]
+        first.close()
+        assert torch.get_num_threads() == 1
+        second.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_allocator_takes_the_settings():
     assert keep_freed_memory()
     give_back()
