@@ -51,11 +51,11 @@ class Gradients:
 
     Attributes:
         plain: ``[devices, *shape]`` by name.
-        table: by ``ids``, where it was asked for.
+        tables: those that stay factors: by ``ids``, and by what it was asked for.
     """
 
     plain: Named
-    table: TableGradient | None
+    tables: dict[str, TableGradient]
 
 
 def backward(
@@ -65,6 +65,7 @@ def backward(
     weights: Tensor,
     names: Collection[str],
     known: EachExample | None = None,
+    factored: Collection[str] = (),
 ) -> Gradients:
     """Gradients of ``sum_j weights_j loss_j`` for every device.
 
@@ -75,6 +76,8 @@ def backward(
         weights: of the examples, ``[devices, examples]``.
         names: parameters asked for.
         known: what :func:`example_squares` found there, where the caller has it.
+        factored: ``bias`` or ``state.mix``, whose gradients are to stay factors, as those by ``ids`` always do; not
+            where examples are alike.
     """
     policy, slopes = stack.policy, done.slopes.weighted(weights)
     if known is None:
@@ -82,18 +85,12 @@ def backward(
     else:
         needed = _matrices(stack, parameters, done, names)
         met, pulled = {name: known.met[name] * weights[..., None] for name in needed}, known.pulled
-    plain: Named = {}
-    if "taste" in names:
-        plain["taste"] = slopes.summed() @ policy.features if stack.alike else met["features"].sum(1)
-    if "bias" in names:
-        plain["bias"] = slopes.combined(bias_gain(stack, parameters))
-    if "gain" in names:
-        plain["gain"] = _by_gain(stack, met["bias"]).sum(1)
-    for name in ("affinity", "temperature"):
-        if name in names:
-            plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
+    plain = _by_scores(stack, parameters, done, slopes, met, set(names) - set(factored))
+    tables: dict[str, TableGradient] = {}
+    if "bias" in names and "bias" not in plain:
+        tables["bias"] = TableGradient(slopes=slopes, states=bias_gain(stack, parameters)[..., None])
     if done.states is None or not _embeds(policy, names):
-        return Gradients(plain=plain, table=None)
+        return Gradients(plain=plain, tables=tables)
     cotangent = _from_items(parameters, done, met)
     direct = cotangent.sum(1)
     plain |= {name: direct for name in ("latent", "personal") if name in names}
@@ -103,12 +100,34 @@ def backward(
     if done.embedded is not None and needs_encoder(policy, names):
         small, items, rows = _through_encoder(stack, parameters, done, cotangent, weights, names, pulled)
         plain |= small
+    if isinstance(done.embedded, Recency) and "state.mix" in names:
+        mixed = done.embedded.by_mix(cotangent)
+        if "state.mix" in factored:
+            tables["state.mix"] = mixed
+        else:
+            plain["state.mix"] = mixed.each(0).view(-1, *policy.specs["state.mix"].shape)
     if "content" in names:
         plain["content"] = _by_content(stack, slopes, met, done.states, items, rows)
-    table = None
     if "ids" in names:
-        table = TableGradient(slopes=slopes, states=done.states, items=items, rows=rows)
-    return Gradients(plain=plain, table=table)
+        tables["ids"] = TableGradient(slopes=slopes, states=done.states, items=items, rows=rows)
+    return Gradients(plain=plain, tables=tables)
+
+
+def _by_scores(
+    stack: Stack, parameters: Parameters, done: Pass, slopes: Slopes, met: Named, names: Collection[str]
+) -> Named:
+    """Gradients by what acts on the scores without the item encoder."""
+    plain: Named = {}
+    if "taste" in names:
+        plain["taste"] = slopes.summed() @ stack.policy.features if stack.alike else met["features"].sum(1)
+    if "bias" in names:
+        plain["bias"] = slopes.combined(bias_gain(stack, parameters))
+    if "gain" in names:
+        plain["gain"] = _by_gain(stack, met["bias"]).sum(1)
+    for name in ("affinity", "temperature"):
+        if name in names:
+            plain[name] = _BY_EXAMPLE[name](stack, parameters, done, slopes).sum(1)
+    return plain
 
 
 def _embeds(policy: Policy, names: Collection[str]) -> bool:

@@ -64,8 +64,7 @@ def _descend(stack: Stack, parameters: Parameters, start: Named, steps: int) -> 
         here = {**parameters, **own}
         gradients = backward(stack, here, forward(stack, here, last=False), stack.before, list(start))
         slopes = dict(gradients.plain)
-        if gradients.table is not None:
-            slopes["ids"] = gradients.table.each(stack.policy.items)
+        slopes |= {name: table.each(stack.policy.items) for name, table in gradients.tables.items()}
         own = {name: _stepped(stack, parameters, name, own[name], start[name], slopes[name]) for name in own}
     return own
 
@@ -105,7 +104,7 @@ class Offsets:
         """Take ``steps`` steps; false where a product of exponentials would leave float32."""
         stack = self._stack
         weights = stack.before[..., None] * stack.weights
-        pull, taken = weights.sum(-1), self._taken(weights)
+        pull, taken = weights.sum(-1), self._taken(weights).neg_()
         for _ in range(steps):
             split = self._split()
             if split is None:
@@ -113,9 +112,9 @@ class Offsets:
             factor, mass = split
             if self._met is not None:
                 weights = self._weights(mass, last=False) * stack.before[..., None]
-                pull, taken = weights.sum(-1), self._taken(weights)
+                pull, taken = weights.sum(-1), self._taken(weights).neg_()
             slope = ((pull / mass)[:, None] @ self._likely)[:, 0]
-            slopes = self._gradients((slope if factor is None else slope.mul_(factor)).sub_(taken))
+            slopes = self._gradients(slope.add_(taken) if factor is None else torch.addcmul(taken, slope, factor))
             self.own = {
                 name: _stepped(stack, self._parameters, name, here, self._start[name], slopes[name])
                 for name, here in self.own.items()

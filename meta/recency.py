@@ -22,7 +22,10 @@ from torch.nn import functional
 
 from . import state as encoders
 from .policy import LEVELS, Named, Parameters, Policy
-from .slopes import own_rows
+from .slopes import DenseSlopes, own_rows
+from .table import TableGradient
+
+_LEVEL_BITS = (LEVELS - 1).bit_length()
 
 
 def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
@@ -87,15 +90,15 @@ class Entries:
         ends = ends * there
         # What pads a history that is shorter than others falls on columns before the first: all of the log is in it.
         columns = (ends[..., None] + torch.arange(length)).flatten(1)
-        keys = torch.full((count, length + width), -LEVELS)
-        keys = keys.scatter_(1, columns, (history * LEVELS + levels).flatten(1))[:, length:]
-        items = keys.div(LEVELS, rounding_mode="floor")
-        ordered = (
-            torch.from_numpy(np.sort(items.numpy(), axis=1)) if items.device.type == "cpu" else items.sort(1).values
-        )
+        keys = torch.full((count, length + width), -1 << _LEVEL_BITS)
+        keys = keys.scatter_(1, columns, ((history << _LEVEL_BITS) + levels).flatten(1))[:, length:]
+        items = keys >> _LEVEL_BITS
+        ordered = items.to(torch.int32)  # sorted in half the time
+        on_processor = ordered.device.type == "cpu"
+        ordered = torch.from_numpy(np.sort(ordered.numpy(), axis=1)) if on_processor else ordered.sort(1).values
         if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
             return None
-        return cls(items=items.clamp(min=0), levels=keys % LEVELS, places=None, ends=ends, once=True)
+        return cls(items=items.clamp(min=0), levels=keys & (1 << _LEVEL_BITS) - 1, places=None, ends=ends, once=True)
 
     @classmethod
     def of(cls, history: Tensor, levels: Tensor) -> Entries:
@@ -325,13 +328,11 @@ class Recency:
         return (self.means.flatten(0, 1) @ mix).view(*self.means.shape[:2], -1) * self.trust
 
     def back(self, parameters: Parameters, cotangent: Tensor, names: Collection[str]) -> tuple[Named, Tensor]:
-        """Gradients of every device by the encoder's parameters, and by ``plain``."""
+        """Gradients of every device by the encoder's parameters, without ``state.mix``, and by ``plain``."""
         mix, slope = parameters["state.mix"], cotangent * self.trust
         by_means = (slope.flatten(0, 1) @ mix.flatten(0, 1).T).view(len(slope), -1, mix.shape[1])
         by_rewarded = self.mixing.back(by_means)
         small: Named = {}
-        if "state.mix" in names:
-            small["state.mix"] = (self.means.mT @ slope).view(-1, *mix.shape)
         if "state.log_scale" in names:
             small["state.log_scale"] = self.mixing.by_scale(by_means, self.rewarded, self.means.view(by_means.shape))
         if not {"state.reward_gain", "state.reward_shift"} & set(parameters):
@@ -341,6 +342,11 @@ class Recency:
         if "state.reward_shift" in names:
             small["state.reward_shift"] = self.entries.at_level.mT @ by_rewarded
         return small, by_rewarded * self.entries.gain(parameters)
+
+    def by_mix(self, cotangent: Tensor) -> TableGradient:
+        """The gradient by ``state.mix`` as factors, ``[scales * dim, dim]``."""
+        means = DenseSlopes(self.means, torch.ones(self.means.shape[:2]))
+        return TableGradient(slopes=means, states=cotangent * self.trust)
 
     def by_item(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct items and their rows: summed where an item stands with two levels."""

@@ -6,6 +6,7 @@ For one example with targets t of weight w_t, ``slope = (sum of w_t) * pi(. | s)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -110,6 +111,7 @@ class DenseSlopes:
         """Sum over examples of ``slope (x) state``, ``[devices, items, dim]``."""
         return self.values.mT @ (states * self.weights[..., None])
 
+    @cached_property
     def gram(self) -> Tensor:
         """Inner products of a device's slopes with each other, ``[devices, examples, examples]``."""
         return (self.values @ self.values.mT) * self.weights[..., None] * self.weights[:, None]

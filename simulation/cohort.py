@@ -10,7 +10,7 @@ adapted again by itself on the per-device path, which is also the referee: ``eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -31,14 +31,14 @@ from ..meta.descent import arrive
 from ..meta.examples import Examples
 from ..meta.policy import Named, Parameters, Policy
 from ..meta.stacked import Shared, Stack, anchored, forward
-from ..meta.table import TableGradient
+from ..meta.table import TableGradient, summed
 from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
 from ..privacy.sampling import poisson_batch
 from .moved import Moved, along, named_views, sizes
 from .placement import compute_device
-from .schedule import DEVICE_FLOATS, Ints, blocks, chunk_floats, chunks, in_order
+from .schedule import DEVICE_FLOATS, Ints, chunk_floats, divided, in_order
 
 _HIDDEN = 1e-6
 """Share of a squared norm that float32 products and Gram matrices may hide; it is added before clipping."""
@@ -271,7 +271,7 @@ class Task:
         private = self.each or self.mechanism is not None or config.server.uplink != "float32"
         room = chunk_floats() if self.device.type == "cpu" else DEVICE_FLOATS
         work = self.work
-        return blocks(list(chunks(self.policy, work.devices, work.sizes, config, private=private, room=room)))
+        return divided(self.policy, work.devices, work.sizes, config, private=private, room=room)
 
     def adapt(self, part: Sequence[Ints]) -> PartResult:
         """Sum and personal parameters of some chunks' devices, in their order; each chunk is its devices' places."""
@@ -430,11 +430,13 @@ def _adapt_plainly(chunk: _Chunk) -> _Outcome:
     stack = Stack(shared=chunk.shared, examples=chunk.examples, settings=settings)
     start = {**chunk.phi, **chunk.personal}
     fast, done = arrive(stack, start, steps=settings.steps - 1, names=policy.names(speed="fast"))
-    gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained)
+    whole = chunk.config.privacy.unit == "user" and not chunk.each  # only norms and sums are needed
+    factored = [name for name in ("bias", "state.mix") if whole and name not in fast]
+    gradients = backward(stack, {**start, **fast}, done, stack.last, policy.trained, factored=factored)
     rates = {name: step_size(policy, settings, name) * learned_rate(start, name) for name in policy.trained}
     decay = settings.weight_decay
     before = {name: (here - start[name]) * (1 - rates[name] * decay) for name, here in fast.items()}
-    return _settled(chunk, along(gradients.plain, rates, before, policy), done.finite, gradients.table)
+    return _settled(chunk, along(gradients.plain, rates, before, policy), done.finite, gradients.tables)
 
 
 def _bounded(squares: Tensor, bound: Sensitivity) -> Tensor:
@@ -475,8 +477,8 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
         factors = example_clip_factors(squares.sqrt(), mechanism.clip).where(mask, 0.0)
         gradients = backward(stack, here, done, factors, names, known)
         for name, view in views.items():
-            if name == "ids" and gradients.table is not None:
-                gradients.table.subtract(view, rates[name])
+            if name in gradients.tables:
+                gradients.tables[name].subtract(view, rates[name])
             else:
                 view.sub_(gradients.plain[name], alpha=rates[name])
         _take_noise(flat, amounts, sources)
@@ -495,32 +497,35 @@ def _take_noise(flat: Tensor, amounts: Tensor, sources: Sequence[SeededNoise]) -
         row.addcmul_(source.fill(drawn, 1.0).to(row.device), amounts, value=-1)
 
 
-def _settled(chunk: _Chunk, moved: Sequence[Moved], finite: Tensor, table: TableGradient | None = None) -> _Outcome:
-    """What parameters moved, together with what the gradient of an item table moves, as a chunk's outcome.
+def _settled(
+    chunk: _Chunk, moved: Sequence[Moved], finite: Tensor, tables: Mapping[str, TableGradient] | None = None
+) -> _Outcome:
+    """What parameters moved, together with what gradients that are factors move, as a chunk's outcome.
 
     Under units ``user`` and ``both`` it is clipped as a whole.
     """
     policy, privacy, count = chunk.policy, chunk.config.privacy, len(chunk.devices)
-    rate = 0.0 if table is None else -step_size(policy, chunk.config.local, "ids")
+    tables = tables or {}
+    rates = {name: -step_size(policy, chunk.config.local, name) for name in tables}
     factors = torch.ones(count, dtype=torch.float64)
     if privacy.unit in ("user", "both"):
         bound = Sensitivity(privacy.clip, privacy.scales_of(policy.released))
         squares = sum((one.squares(policy, bound) for one in moved), torch.zeros(count, dtype=torch.float64))
-        if table is not None:
+        for name, table in tables.items():
             norm, size = table.squares()
-            squares = squares + (norm + _HIDDEN * size).double() * (rate / bound.scale("ids")) ** 2
+            squares = squares + (norm + _HIDDEN * size).double() * (rates[name] / bound.scale(name)) ** 2
         factors = _bounded(squares, bound)
         finite = finite & torch.isfinite(squares)
     else:
-        for values in [one.values for one in moved] + ([] if table is None or table.rows is None else [table.rows]):
+        for values in [one.values for one in moved] + [one.rows for one in tables.values() if one.rows is not None]:
             finite = finite & torch.isfinite(values.flatten(1).sum(1))
     total = {name: value for one in moved for name, value in one.summed(factors, policy).items()}
+    sums = summed(tables, {name: factors * rate for name, rate in rates.items()})
+    total |= {name: value.reshape(policy.specs[name].shape) for name, value in sums.items()}
     own = {name: value for one in moved if chunk.each or chunk.personal for name, value in one.each(policy).items()}
     each = {name: _scaled(own[name], factors) for name in policy.released if chunk.each and name in own}
-    if table is not None:
-        total["ids"] = table.summed(factors.float() * rate, policy.items)
-    if table is not None and chunk.each:
-        each["ids"] = _scaled(table.each(policy.items), factors * rate)
+    if chunk.each:
+        each |= {name: _scaled(table.each(policy.items), factors * rates[name]) for name, table in tables.items()}
     return _Outcome(
         total={name: total[name] for name in policy.released if name in total},
         personal={name: value + own[name] for name, value in chunk.personal.items() if name in own},

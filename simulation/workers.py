@@ -78,6 +78,7 @@ class Workers:
         self._world = world
         self._round = 0
         self._written: list[Path] = []
+        self._divided: Sequence[Sequence[Ints]] | None = None
         self._confirmed = False
         path = _written(_dumped(world, {}), self.folder / "world")  # who is only starting reads no long message yet
         self.processes = [_Process(path) for _ in range(count)]
@@ -98,16 +99,20 @@ class Workers:
         self._finish()  # a round that was left
         self._round += 1
         self._give(_FlatTask.of(task), f"task-{self._round}")
-        self._give(task.parts, f"parts-{self._round}")
+        if task.parts is not self._divided:  # they have them still where the same devices are divided again
+            stays = self._give(task.parts, f"parts-{self._round}")
+            self._divided = task.parts if stays else None
         return self._answers(len(task.parts), self._round)
 
-    def _give(self, thing: object, name: str) -> None:
+    def _give(self, thing: object, name: str) -> bool:
+        """Send it to all processes; whether as a message, and not as a file that somebody may come too late for."""
         parcel = _ship(thing, self.folder / name, _names_of(self._world))
         if isinstance(parcel, Path):
             self._written.append(parcel)
         message = _packed(parcel)
         for process in self.processes:
             process.give(message)
+        return not isinstance(parcel, Path)
 
     def _finish(self) -> None:
         """Take what is owed still, and remove what was written."""
@@ -288,7 +293,7 @@ def serve() -> None:
             try:
                 given = _unship(message, known)
             except FileNotFoundError:  # the round is over: other processes have answered every part of it
-                task, parts = None, ()
+                task = None
                 continue
             if isinstance(given, _FlatTask):
                 task = given.opened()

@@ -41,7 +41,7 @@ def test_both_forms_give_the_same_products(own):
 def test_dense_products_are_those_of_the_weighted_rows():
     dense, _ = pair()
     rows, states = dense.values * dense.weights[..., None], torch.randn(DEVICES, EXAMPLES, DIM)
-    torch.testing.assert_close(dense.gram(), rows @ rows.mT)
+    torch.testing.assert_close(dense.gram, rows @ rows.mT)
     torch.testing.assert_close(dense.table_sum(states), torch.einsum("nbv,nbd->vd", rows, states))
     torch.testing.assert_close(dense.tables(states), rows.mT @ states)
 

@@ -51,6 +51,33 @@ def test_two_threads_get_the_same_number_of_chunks():
     assert len(divided([10] * 40, 10**9)[0]) == 2
 
 
+def test_the_same_devices_are_divided_once_and_others_anew():
+    devices, sizes = np.arange(30), np.arange(30)[::-1] + 3
+    settings = small.config()
+
+    def parts(devices=devices, sizes=sizes, settings=settings, policy=WORLD.policy, room=700):
+        return schedule.divided(policy, devices, sizes, settings, private=False, room=room)
+
+    first = parts()
+    assert parts(devices.copy(), sizes.copy(), settings.updated(server__outer_lr=0.5)) is first
+    wanted = blocks(list(chunks(WORLD.policy, devices, sizes, settings, private=False, room=700)))
+    assert [[places.tolist() for places in part] for part in first] == [[p.tolist() for p in part] for part in wanted]
+    for changed in (
+        {"devices": devices[::-1].copy()},
+        {"sizes": sizes + 1},
+        {"devices": devices[:29], "sizes": sizes[:29]},
+        {"settings": small.config(engine__chunk=4)},
+        {"settings": small.config(local__windows=2)},
+        {"room": 300},
+        {"policy": small.world().policy},
+    ):
+        assert parts() is not parts(**changed)
+        again = parts()
+        assert [[places.tolist() for places in part] for part in again] == [
+            [places.tolist() for places in part] for part in wanted
+        ]
+
+
 def test_engine_chunk_is_a_number_of_devices():
     found, _ = divided([3] * 7, 1, engine__chunk=3)
     assert [len(places) for places in found] == [3, 3, 1]
@@ -61,7 +88,7 @@ def test_engine_chunk_is_a_number_of_devices():
     [
         ({}, 1_500_000),
         ({"index0": ("1", "48K"), "index2": ("2", "512K"), "index3": ("3", "32768K")}, 1_500_000),
-        ({"index0": ("1", "48K"), "index2": ("2", "2048K")}, 3 * 1024 * 1024),
+        ({"index0": ("1", "48K"), "index2": ("2", "1024K")}, 2 * 1024 * 1024),
         ({"index2": ("2", "65536K")}, 4_000_000),
         ({"index2": ("2", "plenty")}, 1_500_000),
         ({"index2": ("2", None)}, 1_500_000),

@@ -155,6 +155,18 @@ def test_a_task_whose_file_somebody_else_removed_is_told(world, workers, monkeyp
     assert small.same(adapted(world, workers).total, adapted(world).total)
 
 
+@pytest.mark.parametrize(("inline", "sent"), [(0, 4), (10**7, 3)], ids=["in-a-file", "on-the-pipe"])
+def test_how_devices_are_divided_is_told_once_where_the_same_follow(world, workers, inline, sent, monkeypatch):
+    monkeypatch.setattr(workers_module, "_INLINE", inline)
+    workers._divided = None
+    given = []
+    give = workers._give
+    monkeypatch.setattr(workers, "_give", lambda thing, name: given.append(name.partition("-")[0]) or give(thing, name))
+    for count in (None, None, 5, None):
+        assert small.same(adapted(world, workers, count=count).total, adapted(world, count=count).total)
+    assert [given.count(name) for name in ("task", "parts")] == [4, sent]
+
+
 @pytest.mark.parametrize("inline", [0, 10**7], ids=["in-a-file", "on-the-pipe"])
 def test_a_round_that_was_left_does_not_answer_for_the_next(world, workers, inline, monkeypatch):
     monkeypatch.setattr(workers_module, "_INLINE", inline)
