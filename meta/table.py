@@ -74,7 +74,7 @@ def summed(tables: Mapping[str, TableGradient], factors: Mapping[str, Tensor]) -
         states = {name: table.states * along[name] for name, table in tables.items() if table.slopes is slopes}
         widths = [state.shape[-1] for state in states.values()]
         joint = _dense(slopes).table_sum(torch.cat(list(states.values()), dim=-1))
-        found |= dict(zip(states, joint.split(widths, dim=1), strict=True))
+        found |= dict(zip(states, torch.split(joint, widths, dim=1), strict=True))
     for name, table in tables.items():
         if table.rows is not None and table.items is not None:
             rows = (table.rows * along[name]).flatten(0, 1)
