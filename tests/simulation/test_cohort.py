@@ -13,6 +13,8 @@ from fedrec.meta import descent, recency
 from fedrec.meta.examples import build_examples, stack_examples
 from fedrec.meta.interactions import Interactions
 from fedrec.meta.policy import Policy
+from fedrec.meta.slopes import DenseSlopes
+from fedrec.meta.table import TableGradient
 from fedrec.privacy.mechanisms import Sensitivity
 from fedrec.simulation import cohort, moved
 from fedrec.simulation.cohort import CohortResult, Work, adapt_cohort
@@ -506,3 +508,18 @@ def test_long_sums_hide_little_of_a_norm():
     exact = float((gone[:, :items].double() / 3).square().sum() + gone[:, items:].double().square().sum())
     found = float(Moved(names=["bias", "gain"], values=gone).squares(policy, bound))
     assert abs(found / exact - 1) < 0.4 * cohort._HIDDEN
+
+
+@pytest.mark.parametrize("items", [11, 1682, 20_000])
+def test_gram_matrices_hide_little_of_a_norm(items):
+    """Of slopes with one large coordinate and thousands of small ones, which may cancel out over the examples."""
+    generator = torch.Generator().manual_seed(items)
+    chosen = torch.softmax(0.3 * torch.randn(4, 8, items, generator=generator), dim=-1)
+    targets = torch.randint(0, items, (4, 8, 1), generator=generator)
+    slopes = chosen.scatter_add(-1, targets, -torch.ones(4, 8, 1))
+    for weights in (torch.rand(4, 8, generator=generator), torch.tensor([1.0, -1.0] * 4).expand(4, 8)):
+        for dim in (1, 16):
+            states = torch.randn(4, 8, dim, generator=generator)
+            norm, size = TableGradient(slopes=DenseSlopes(slopes, weights), states=states).squares()
+            table = slopes.double().mT @ (states.double() * weights.double()[..., None])
+            assert ((table.square().sum((1, 2)) - norm).abs() < 0.5 * cohort._HIDDEN_BY_GRAM * size).all()
