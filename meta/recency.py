@@ -244,7 +244,11 @@ class _Sliding:
         line[:, width - used : width] = raw[:, :used].flip(1)
         # Row k of the view begins at k: where a history ends at e, the last weight is to stand at entry e - 1.
         view = line.as_strided((width + 1, count, width), (1, 2 * width, 1))
-        rows = functional.embedding(width - self._ends, view.reshape(width + 1, -1))
+        begins = width - self._ends
+        if width < begins.numel():
+            rows = functional.embedding(begins, view.reshape(width + 1, -1))
+        else:  # more rows than histories: written down they could take more memory than everything else
+            rows = view[begins]
         return rows.view(len(rows), -1, width)
 
     def means(self, rows: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def chunk_floats() -> int:
 
 
 def _second_level_cache() -> int:
-    """Bytes of it that a core has to itself; 0 where the system does not tell."""
+    """Bytes of the first core's; 0 where the system does not tell."""
     for entry in sorted(_CACHES.glob("index*")):
         try:
             level, size = ((entry / name).read_text().strip() for name in ("level", "size"))
@@ -60,27 +60,36 @@ def _second_level_cache() -> int:
     return 0
 
 
-class _OneThread:
-    """Torch computes on one thread for as long as anybody is in here, and then on as many as before."""
+class _OneThread(threading.local):
+    """Torch computes on one thread for as long as the caller's thread is in here, and then on as many as before.
+
+    Torch counts for every thread of Python; one that comes while others are in here gets what they had before.
+    """
+
+    lock = threading.Lock()
+    inside, common = 0, 1  # of all threads
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside, self._before = 0, 1
+        self._depth, self._before = 0, 1
 
     def __enter__(self) -> int:
-        """How many it computed on before anybody came."""
-        with self._lock:
-            if not self._inside:
-                self._before = torch.get_num_threads()
-            self._inside += 1
-            torch.set_num_threads(1)
-            return self._before
+        """How many it computed on before."""
+        with _OneThread.lock:
+            if not self._depth:
+                self._before = _OneThread.common if _OneThread.inside else torch.get_num_threads()
+            if not _OneThread.inside:
+                _OneThread.common = self._before
+            _OneThread.inside += 1
+        self._depth += 1
+        torch.set_num_threads(1)
+        return self._before
 
     def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                torch.set_num_threads(self._before)
+        with _OneThread.lock:
+            _OneThread.inside -= 1
+        self._depth -= 1
+        if not self._depth:
+            torch.set_num_threads(self._before)
 
 
 _one_thread = _OneThread()

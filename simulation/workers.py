@@ -99,16 +99,17 @@ class Workers:
         self._finish()  # a round that was left
         self._round += 1
         self._give(_FlatTask.of(task), f"task-{self._round}")
-        if task.parts is not self._divided:  # they have them still where the same devices are divided again
+        if task.parts is not self._divided:  # a message that they had is theirs still
             stays = self._give(task.parts, f"parts-{self._round}")
             self._divided = task.parts if stays else None
         return self._answers(len(task.parts), self._round)
 
     def _give(self, thing: object, name: str) -> bool:
         """Send it to all processes; whether as a message, and not as a file that somebody may come too late for."""
-        parcel = _ship(thing, self.folder / name, _names_of(self._world))
-        if isinstance(parcel, Path):
-            self._written.append(parcel)
+        self._written.append(self.folder / name)  # before: writing may fail half way
+        parcel = _ship(thing, self._written[-1], _names_of(self._world))
+        if not isinstance(parcel, Path):
+            self._written.pop()
         message = _packed(parcel)
         for process in self.processes:
             process.give(message)

@@ -4,7 +4,7 @@ import policy_world as world
 import pytest
 import torch
 from fedrec.meta.examples import stack_examples
-from fedrec.meta.recency import Entries
+from fedrec.meta.recency import Entries, RecencyTable, _Scattered, _Sliding
 from torch.nn import functional
 
 POLICY = world.policy()
@@ -66,3 +66,19 @@ def test_a_history_wider_than_the_encoder_looks_is_sorted():
         history=functional.pad(built.history, (2, 0), value=-1), levels=functional.pad(built.levels, (2, 0))
     )
     assert windows(wide) is None
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_weights_move_along_however_many_entries_there_are(width):
+    """Fewer places than histories, which are looked up in a table, or more, which are copied one by one."""
+    ends = torch.tensor([[0, 2, 3, 3], [1, 3, 3, 3]]) if width == 3 else torch.tensor([[0, 7, 40]])
+    table = RecencyTable(torch.tensor([0.2, 1.5]), 5)
+    known = ends.clamp(max=5)
+    rows = torch.randn(len(ends), width, 4, generator=torch.Generator().manual_seed(0))
+    places = (ends[..., None] + torch.arange(-5, 0)).clamp(min=0)
+    sliding, scattered = _Sliding(table, ends, known, width), _Scattered(table, places, known, width)
+    means = sliding.means(rows)
+    torch.testing.assert_close(means, scattered.means(rows))
+    slope = torch.randn(means.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(sliding.back(slope), scattered.back(slope))
+    torch.testing.assert_close(sliding.by_scale(slope, rows, means), scattered.by_scale(slope, rows, means))

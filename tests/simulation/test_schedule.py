@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -120,7 +121,6 @@ def test_answers_come_in_order_and_mistakes_are_raised(threads):
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_torch_computes_on_as_many_threads_as_before_whoever_ends_first():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -135,6 +135,37 @@ def test_torch_computes_on_as_many_threads_as_before_whoever_ends_first():
         torch.set_num_threads(before)
 
 
+def test_every_thread_gets_its_own_number_of_threads_back():
+    """Torch counts for every thread of Python, and a new one begins with what was set last."""
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        mine = in_order(abs, [1, 2, 3], threads=1)
+        next(mine)
+
+        def another():
+            theirs = in_order(abs, [1, 2, 3], threads=1)
+            next(theirs)
+            ready.set()
+            go_on.wait(10)
+            theirs.close()
+            found.append(torch.get_num_threads())
+
+        ready, go_on = threading.Event(), threading.Event()
+        thread = threading.Thread(target=another)
+        thread.start()
+        ready.wait(10)
+        mine.close()
+        assert torch.get_num_threads() == 3
+        go_on.set()
+        thread.join(10)
+        assert found == [3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_the_allocator_takes_the_settings():
     assert keep_freed_memory()
     give_back()
