@@ -476,7 +476,7 @@ def test_an_item_that_was_only_shown_takes_its_slate_along(tmp_path, world, phi)
         shown = slates[0].items[3]
         device.forget(item=shown)
         assert slates[0].name not in probabilities(device)[1]
-        assert len(device.store.entries()) == 4
+        assert len(device.store.entries()) == 4 - (shown in slates[1].items), "the second slate may hold it, too"
 
 
 def test_a_limit_in_days_of_numpy_is_one(device):

@@ -522,4 +522,4 @@ def test_gram_matrices_hide_little_of_a_norm(items):
             states = torch.randn(4, 8, dim, generator=generator)
             norm, size = TableGradient(slopes=DenseSlopes(slopes, weights), states=states).squares()
             table = slopes.double().mT @ (states.double() * weights.double()[..., None])
-            assert ((table.square().sum((1, 2)) - norm).abs() < cohort._HIDDEN * size).all()
+            assert ((table.square().sum((1, 2)) - norm).abs() < cohort._HIDDEN_BY_GRAM * size).all()
