@@ -48,6 +48,7 @@ def small(history=((-1, 4, 5), (4, 5, 6)), position=(2, 3), known=(2, 3)):
     "strange",
     [
         {"position": (3, 2)},
+        {"position": (3, 2), "known": (3, 2), "history": ((4, 5, 6), (-1, 4, 5))},
         {"position": (-1, -1)},
         {"known": (2, 2)},
         {"history": ((-1, 4, 5), (5, 4, 5))},
