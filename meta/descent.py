@@ -90,15 +90,17 @@ class Offsets:
         self._stack, self._parameters, self._start = stack, parameters, start
         scores, self._states, self._embedded, self._table = run_forward(stack, parameters, times=_LOG2_E)
         self._offset: Tensor | None = None  # none before any step
+        self._begin(scores)
+        if not self._fits(self._mass):
+            scores = run_forward(stack, parameters, times=_LOG2_E)[0]
+            self._begin(scores.sub_(scores.amax(-1, keepdim=True)))
+        self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
+
+    def _begin(self, scores: Tensor) -> None:
+        """Take ``scores``, to the base of two, as those at the start; uses them up."""
         self._likely = scores.exp2_()
         self._mass = self._likely.sum(-1)
         self._most = float(self._mass.amax())
-        if not self._fits(self._mass):
-            scores = run_forward(stack, parameters, times=_LOG2_E)[0]
-            self._likely = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
-            self._mass = self._likely.sum(-1)
-            self._most = float(self._mass.amax())
-        self._met = self._likely.gather(-1, stack.targets).log2() if stack.moving else None
 
     def descend(self, steps: int) -> bool:
         """Take ``steps`` steps; false where a product of exponentials would leave float32."""

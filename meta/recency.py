@@ -26,6 +26,14 @@ from .slopes import DenseSlopes, own_rows
 from .table import TableGradient
 
 _LEVEL_BITS = (LEVELS - 1).bit_length()
+_LEVEL_MASK = (1 << _LEVEL_BITS) - 1
+_NOTHING = -1 << _LEVEL_BITS
+"""The key of item -1 at level 0."""
+
+
+def _packed(items: Tensor, levels: Tensor) -> Tensor:
+    """Item and level as one key."""
+    return (items << _LEVEL_BITS) + levels
 
 
 def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
@@ -42,12 +50,22 @@ def distinct(keys: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
     bits = width.bit_length()
     # Key and column as one number: NumPy's sort of values is several times the speed of a sort that returns an order.
     packed = (keys << bits) + torch.arange(width)
-    packed = torch.from_numpy(np.sort(packed.numpy(), axis=1)) if packed.device.type == "cpu" else packed.sort(1).values
+    packed = _sorted(packed)
     ordered, order = packed >> bits, packed & ((1 << bits) - 1)
     begins = functional.pad((ordered[:, 1:] != ordered[:, :-1]).to(torch.int64), (1, 0))
     places = begins.cumsum(1)
     found = torch.full((len(keys), int(places[:, -1].amax()) + 1), nothing).scatter_(1, places, ordered)
     return found, torch.empty_like(keys).scatter_(1, order, places)
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Every row in ascending order."""
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if rows.device.type == "cpu" else rows.sort(1).values
+
+
+def _twice(ascending: Tensor) -> bool:
+    """Whether an item, at least 0, stands twice in any row."""
+    return bool(((ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)).any())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,28 +108,24 @@ class Entries:
         ends = ends * there
         # What pads a history that is shorter than others falls on columns before the first: all of the log is in it.
         columns = (ends[..., None] + torch.arange(length)).flatten(1)
-        keys = torch.full((count, length + width), -1 << _LEVEL_BITS)
-        keys = keys.scatter_(1, columns, ((history << _LEVEL_BITS) + levels).flatten(1))[:, length:]
+        keys = torch.full((count, length + width), _NOTHING)
+        keys = keys.scatter_(1, columns, _packed(history, levels).flatten(1))[:, length:]
         items = keys >> _LEVEL_BITS
-        ordered = items.to(torch.int32)  # sorted in half the time
-        on_processor = ordered.device.type == "cpu"
-        ordered = torch.from_numpy(np.sort(ordered.numpy(), axis=1)) if on_processor else ordered.sort(1).values
-        if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
+        if _twice(_sorted(items.to(torch.int32))):  # half the time of int64
             return None
-        return cls(items=items.clamp(min=0), levels=keys & (1 << _LEVEL_BITS) - 1, places=None, ends=ends, once=True)
+        return cls(items=items.clamp(min=0), levels=keys & _LEVEL_MASK, places=None, ends=ends, once=True)
 
     @classmethod
     def of(cls, history: Tensor, levels: Tensor) -> Entries:
         """Find them: ``history`` and ``levels`` are int64 ``[devices, examples, length]``, -1 pads."""
-        found, places = distinct((history * LEVELS + levels).flatten(1), -LEVELS)
-        items = found.div(LEVELS, rounding_mode="floor")
-        twice = (items[:, 1:] == items[:, :-1]) & (items[:, 1:] >= 0)
+        found, places = distinct(_packed(history, levels).flatten(1), _NOTHING)
+        items = found >> _LEVEL_BITS
         return cls(
             items=items.clamp(min=0),
-            levels=torch.where(items >= 0, found % LEVELS, 0),
+            levels=torch.where(items >= 0, found & _LEVEL_MASK, 0),
             places=places.view(history.shape),
             ends=None,
-            once=not bool(twice.any()),
+            once=not _twice(items),
         )
 
     @cached_property

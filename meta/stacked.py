@@ -60,7 +60,7 @@ class Shared:
     @cached_property
     def columns(self) -> Tensor | None:
         """What scores are a product with where the item encoder has a table (:func:`score_columns`)."""
-        return None if self.table is None else score_columns(self.policy, self.phi, self.table)
+        return score_columns(self.policy, self.phi, self.table)
 
     def prepare(self) -> None:
         """Compute now what stacks will ask for."""
@@ -288,8 +288,9 @@ def run_forward(
     shared = stack.shared
     moved = [name for name in _BY_ITEM if parameters.get(name) is not shared.phi.get(name)]
     table = item_table(policy, parameters) if {"ids", "content"} & set(moved) else shared.table
+    columns = score_columns(policy, parameters, table) if moved else shared.columns
     states, embedded = _states(stack, parameters, table) if policy.embeds else (None, None)
-    scores = _scores(stack, parameters, states, table, times, None if moved else shared.columns)
+    scores = _scores(stack, parameters, states, table, columns, times)
     heat = _heat(policy, parameters)
     if heat is not None:
         scores *= heat[..., None]
@@ -356,12 +357,12 @@ def batch_axes(policy: Policy, parameters: Parameters) -> dict[str, int | None]:
     return {name: 0 if is_own(policy, parameters, name) else None for name in parameters}
 
 
-def score_columns(policy: Policy, parameters: Parameters, table: Tensor) -> Tensor | None:
-    """The table, then the bias and what the taste adds where they are shared, too, ``[k, items]``; none for own tables.
+def score_columns(policy: Policy, parameters: Parameters, table: Tensor | None) -> Tensor | None:
+    """The table, then the bias and what the taste adds where they are shared, too, ``[k, items]``.
 
-    A product with some columns more costs less than passes over all scores.
+    A product with some columns more costs less than passes over all scores. None without a table or for own ones.
     """
-    if table.dim() == 3:
+    if table is None or table.dim() == 3:
         return None
     columns = [table.T]
     if _adds_bias(policy, parameters):
@@ -384,13 +385,11 @@ def _scores(
     parameters: Parameters,
     states: Tensor | None,
     table: Tensor | None,
-    times: float,
     columns: Tensor | None,
+    times: float,
 ) -> Tensor:
     """Scores before the temperature, ``[devices, examples, items]``, a tensor of its own; ``times`` is on the rows."""
     policy, settings, shape = stack.policy, stack.policy.settings, (stack.count, stack.mask.shape[1])
-    if columns is None and states is not None and table is not None:
-        columns = score_columns(policy, parameters, table)
     adds_bias, adds_taste = settings.bias, settings.content
     if states is None:
         total = torch.zeros(*shape, policy.items)
