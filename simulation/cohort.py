@@ -36,7 +36,7 @@ from ..privacy.dpsgd import example_clip_factors
 from ..privacy.entropy import SeededNoise
 from ..privacy.mechanisms import Sensitivity, clip_factors
 from ..privacy.sampling import poisson_batch
-from .moved import Moved, along, named_views, sizes
+from .moved import Moved, along, named_parts, named_views, sizes, spread_out
 from .placement import compute_device
 from .schedule import DEVICE_FLOATS, Ints, chunk_floats, divided, in_order
 
@@ -235,7 +235,7 @@ def adapt_cohort(
             for kept, rows in ((personal, found.personal), (alone, found.each)):
                 for name, value in rows.items():
                     kept[name][places] = value
-    total = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
+    total = named_parts(sums, policy, policy.released)
     return CohortResult(total=total, personal=personal, unclipped=unclipped, each=alone)
 
 
@@ -468,7 +468,7 @@ def _adapt_privately(chunk: _Chunk) -> _Outcome:
     std = mechanism.noise_over_clip * mechanism.clip
     non_negative("std", std)
     noise = [rates[name] * mechanism.scales.get(name, 1.0) * std for name in names]
-    amounts = torch.from_numpy(np.repeat(np.array(noise, dtype=np.float32), sizes(policy, names))).to(flat.device)
+    amounts = spread_out(noise, policy, names).to(flat.device)
     finite = torch.ones(stack.count, dtype=torch.bool)
     for _ in range(config.local.steps):
         here = {**chunk.phi, **views}

@@ -44,8 +44,7 @@ class Moved:
 
     def summed(self, factors: Tensor, policy: Policy) -> Named:
         """The sum over devices of ``factors [devices]`` times their own, ``[*shape]``."""
-        sums = (factors.float() * self.rate) @ self.values
-        return {name: rows[0] for name, rows in named_views(sums[None], policy, self.names).items()}
+        return named_parts((factors.float() * self.rate) @ self.values, policy, self.names)
 
     def squares(self, policy: Policy, bound: Sensitivity) -> Tensor:
         """Squared norm of what every device releases of it over the scales, float64 ``[devices]``.
@@ -56,16 +55,16 @@ class Moved:
         """
         weights = [1 / bound.scale(name) if name in policy.released else 0.0 for name in self.names]
         if len(set(weights)) == 1:
-            squares, along = self.values.square(), weights[0]
+            squares, weight = self.values.square(), weights[0]
         else:
-            repeated = np.repeat(np.array(weights, dtype=np.float32), sizes(policy, self.names))
-            squares, along = (self.values * torch.from_numpy(repeated).to(self.values.device)).square_(), 1.0
+            spread = spread_out(weights, policy, self.names).to(self.values.device)
+            squares, weight = (self.values * spread).square_(), 1.0
         count, numbers = squares.shape
         even = numbers // TOGETHER * TOGETHER
         total = squares[:, :even].view(count, TOGETHER, even // TOGETHER).sum(1).sum(1, dtype=torch.float64)
         if even < numbers:
             total += squares[:, even:].sum(1, dtype=torch.float64)
-        return total * (self.rate * along) ** 2
+        return total * (self.rate * weight) ** 2
 
 
 def along(gradients: Named, rates: Mapping[str, Tensor | float], before: Named, policy: Policy) -> list[Moved]:
@@ -98,6 +97,16 @@ def named_views(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
     """The named parameters in rows of them one behind the other, ``[rows, *shape]``."""
     parts = torch.split(flat, sizes(policy, names), dim=1)
     return {name: part.view(flat.shape[0], *policy.specs[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def named_parts(flat: Tensor, policy: Policy, names: Sequence[str]) -> Named:
+    """The named parameters of one row of them, ``[*shape]``."""
+    return {name: rows[0] for name, rows in named_views(flat[None], policy, names).items()}
+
+
+def spread_out(values: Sequence[float], policy: Policy, names: Sequence[str]) -> Tensor:
+    """A value for each name, as often as its parameter has numbers, float32 ``[numbers]`` on the processor."""
+    return torch.from_numpy(np.repeat(np.array(values, dtype=np.float32), sizes(policy, names)))
 
 
 def sizes(policy: Policy, names: Sequence[str]) -> list[int]:

@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 _LEAST, _MOST = 1_500_000, 4_000_000
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 DEVICE_FLOATS = 64_000_000
-"""The same where a device with memory of its own computes: 256 MB, and a few times that while it does."""
+"""Floats of a chunk where a device with memory of its own computes: 256 MB, and a few times that while it does."""
 _BLOCKS = 256
 
 

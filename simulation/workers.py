@@ -106,10 +106,8 @@ class Workers:
 
     def _give(self, thing: object, name: str) -> bool:
         """Send it to all processes; whether as a message, and not as a file that somebody may come too late for."""
-        self._written.append(self.folder / name)  # before: writing may fail half way
+        self._written.append(self.folder / name)  # if it is; before, because writing may fail half way
         parcel = _ship(thing, self._written[-1], _names_of(self._world))
-        if not isinstance(parcel, Path):
-            self._written.pop()
         message = _packed(parcel)
         for process in self.processes:
             process.give(message)

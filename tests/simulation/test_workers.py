@@ -16,7 +16,7 @@ from fedrec.client.wire import TrainOrder
 from fedrec.errors import RunError
 from fedrec.simulation import workers as workers_module
 from fedrec.simulation.cohort import PartResult, Task, Work, _Outcome, adapt_cohort
-from fedrec.simulation.moved import named_views
+from fedrec.simulation.moved import named_parts
 from fedrec.simulation.participant import Cohort
 from fedrec.simulation.workers import Workers, worker_count
 from fedrec.simulation.world import Logs
@@ -108,7 +108,7 @@ def test_sums_stand_in_the_order_of_what_is_released(world):
     missing, *names = policy.released
     total = {name: torch.randn(policy.specs[name].shape, generator=generator) for name in reversed(names)}
     sums = _Outcome(total=total, personal={}, finite=torch.ones(1, dtype=torch.bool)).sums(policy)
-    found = {name: rows[0] for name, rows in named_views(sums[None], policy, policy.released).items()}
+    found = named_parts(sums, policy, policy.released)
     assert small.same(
         found, {missing: torch.zeros(policy.specs[missing].shape), **{name: total[name] for name in names}}
     )
